@@ -1,0 +1,115 @@
+//! A machine: its shape, and which GPU stands at each position.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use berth_topology::ids::{GpuUuid, NumaId};
+use berth_topology::kubelet::PluginOwner;
+use berth_topology::node::Status;
+
+use crate::set::GpuSet;
+use crate::shape::{Facts, Shape, positions};
+
+/// One machine, ready to be placed on. Immutable; share it by `Arc`, or clone it.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    pub(crate) shape: Arc<Shape>,
+    uuids: Arc<[GpuUuid]>,
+    /// Resources that a DRA driver serves.
+    dra: Arc<[String]>,
+}
+
+/// Shapes seen before, so that machines of equal hardware share one, and with it its answers.
+///
+/// Compared by what placement reads, never by the hash that an agent claims: a wrong hash must not
+/// lend one machine the wiring of another.
+#[derive(Debug, Default)]
+pub struct Shapes {
+    known: HashMap<Arc<Facts>, Weak<Shape>>,
+}
+
+// === impl Machine ===
+
+impl Machine {
+    /// Reads what an agent published. Any status gives a machine; what is unknown counts as the
+    /// worst. GPUs beyond the first [`crate::GPUS_MAX`] are not placed on.
+    #[must_use]
+    pub fn new(status: &Status) -> Self {
+        Shapes::default().machine(status)
+    }
+
+    /// GPUs that can be given to a container: healthy or degraded, whole and not shared.
+    #[must_use]
+    pub fn usable(&self) -> GpuSet {
+        self.shape.usable
+    }
+
+    /// Every GPU, usable or not.
+    #[must_use]
+    pub fn all(&self) -> GpuSet {
+        GpuSet::first(self.uuids.len())
+    }
+
+    /// The positions of those GPUs; ones that are not of this machine are left out.
+    #[must_use]
+    pub fn set_of<'a>(&self, uuids: impl IntoIterator<Item = &'a GpuUuid>) -> GpuSet {
+        uuids
+            .into_iter()
+            .filter_map(|uuid| self.position(uuid))
+            .collect()
+    }
+
+    /// Where that GPU stands.
+    #[must_use]
+    pub fn position(&self, uuid: &GpuUuid) -> Option<usize> {
+        self.uuids.iter().position(|known| known == uuid)
+    }
+
+    /// The GPU at each position.
+    #[must_use]
+    pub fn uuids(&self) -> &[GpuUuid] {
+        &self.uuids
+    }
+
+    /// NUMA nodes that have CPUs which are not reserved.
+    #[must_use]
+    pub fn numa_nodes_with_cpus(&self) -> Vec<NumaId> {
+        self.shape.facts.numa.iter().map(|node| node.id).collect()
+    }
+
+    /// Whether a DRA driver hands out `resource` here, so that no set can be promised.
+    #[must_use]
+    pub fn is_dra_managed(&self, resource: &str) -> bool {
+        self.dra.iter().any(|managed| managed == resource)
+    }
+}
+
+// === impl Shapes ===
+
+impl Shapes {
+    /// As [`Machine::new`], sharing the shape of an equal machine that is still in use.
+    pub fn machine(&mut self, status: &Status) -> Machine {
+        let uuids = positions(status);
+        let facts = Facts::read(status, &uuids);
+        let dra = status
+            .plugins
+            .iter()
+            .filter(|plugin| plugin.owner == PluginOwner::Dra);
+        Machine {
+            shape: self.shape(facts),
+            uuids: uuids.into(),
+            dra: dra.map(|plugin| plugin.resource.clone()).collect(),
+        }
+    }
+
+    fn shape(&mut self, facts: Facts) -> Arc<Shape> {
+        if let Some(shape) = self.known.get(&facts).and_then(Weak::upgrade) {
+            return shape;
+        }
+        self.known.retain(|_, shape| shape.strong_count() > 0);
+        let facts = Arc::new(facts);
+        let shape = Arc::new(Shape::new(Arc::clone(&facts)));
+        self.known.insert(facts, Arc::downgrade(&shape));
+        shape
+    }
+}
