@@ -1,0 +1,180 @@
+//! A node's topology hash: equal hardware in equal state has an equal hash.
+//!
+//! Over what placement reads, with GPUs named by position, so that identities, PCI addresses and
+//! times do not enter. Recorded in assignments, and a key for caches.
+
+use serde::Serialize;
+
+use crate::cpus::CpuList;
+use crate::gpu::{Fabric, GpuNvLink, HealthState, Mig, Pcie};
+use crate::ids::{GpuUuid, NumaId};
+use crate::link::{Link, PairNvLink, Path};
+use crate::node::Status;
+use crate::numa::NumaNode;
+
+/// What enters the hash. Field order is part of its definition.
+#[derive(Serialize)]
+struct View<'a> {
+    gpus: Vec<GpuView<'a>>,
+    links: Vec<LinkView<'a>>,
+    numa: &'a [NumaNode],
+    nics: Vec<NicView>,
+    reserved_cpus: Option<&'a CpuList>,
+    topology_manager: (&'a str, &'a str),
+}
+
+/// Positions of both GPUs, their path, their NVLink.
+type LinkView<'a> = (usize, usize, Path, Option<&'a PairNvLink>);
+
+/// RDMA or not, NUMA node, path to each GPU.
+type NicView = (bool, Option<NumaId>, Vec<(usize, Path)>);
+
+#[derive(Serialize)]
+struct GpuView<'a> {
+    model: &'a str,
+    memory_bytes: Option<u64>,
+    pcie: Option<&'a Pcie>,
+    numa_node: Option<NumaId>,
+    cpus: Option<&'a CpuList>,
+    nvlink: Option<&'a GpuNvLink>,
+    health: HealthState,
+    clique: Option<u32>,
+    mig: Option<(&'a str, Vec<&'a str>)>,
+    replicas: Option<u32>,
+}
+
+/// The hash as 16 hexadecimal digits.
+#[must_use]
+pub fn of_status(status: &Status) -> String {
+    let text = serde_json::to_vec(&view(status)).expect("the view has only string keys");
+    format!("{:016x}", fnv1a(&text))
+}
+
+fn view(status: &Status) -> View<'_> {
+    let position = |uuid: &GpuUuid| {
+        status
+            .gpus
+            .iter()
+            .position(|gpu| gpu.uuid == *uuid)
+            .unwrap_or(usize::MAX)
+    };
+    let view = |link: &'_ Link| (position(&link.a), position(&link.b), link.path);
+    let mut links: Vec<LinkView<'_>> = Vec::new();
+    for link in &status.links {
+        let (a, b, path) = view(link);
+        links.push((a, b, path, link.nvlink.as_ref()));
+    }
+    links.sort_by_key(|pair| (pair.0, pair.1));
+    let paths = |nic: &crate::nic::Nic| -> Vec<(usize, Path)> {
+        nic.paths
+            .iter()
+            .map(|path| (position(&path.gpu), path.path))
+            .collect()
+    };
+    View {
+        gpus: status.gpus.iter().map(gpu_view).collect(),
+        links,
+        numa: &status.numa,
+        nics: status
+            .nics
+            .iter()
+            .map(|nic| (nic.rdma, nic.numa_node, paths(nic)))
+            .collect(),
+        reserved_cpus: status.kubelet.reserved_cpus.as_ref(),
+        topology_manager: (
+            &status.kubelet.topology_manager_policy,
+            &status.kubelet.topology_manager_scope,
+        ),
+    }
+}
+
+fn gpu_view(gpu: &crate::gpu::Gpu) -> GpuView<'_> {
+    let profiles = |mig: &'_ Mig| mig.instances.len();
+    GpuView {
+        model: &gpu.model,
+        memory_bytes: gpu.memory_bytes,
+        pcie: gpu.pcie.as_ref(),
+        numa_node: gpu.numa_node,
+        cpus: gpu.cpus.as_ref(),
+        nvlink: gpu.nvlink.as_ref(),
+        health: gpu.health.state,
+        clique: gpu.fabric.as_ref().map(|fabric: &Fabric| fabric.clique_id),
+        mig: gpu
+            .mig
+            .as_ref()
+            .filter(|mig| profiles(mig) > 0 || mig.mode != "disabled")
+            .map(|mig| {
+                (
+                    mig.mode.as_str(),
+                    mig.instances
+                        .iter()
+                        .map(|one| one.profile.as_str())
+                        .collect(),
+                )
+            }),
+        replicas: gpu.sharing.as_ref().map(|sharing| sharing.replicas),
+    }
+}
+
+/// FNV-1a, 64 bits (Fowler, Noll, Vo; draft-eastlake-fnv). Enough to tell a fleet's machine shapes
+/// apart; nothing relies on it against an adversary.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    bytes.iter().fold(OFFSET, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(PRIME)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::Gpu;
+
+    fn pair(first: &str, second: &str, lanes: u32) -> Status {
+        let gpu = |uuid: &str| Gpu {
+            uuid: uuid.into(),
+            model: "V100".to_owned(),
+            ..Gpu::default()
+        };
+        let nvlink = PairNvLink {
+            lanes,
+            lanes_expected: 2,
+            gb_per_second: 50.0,
+            via: crate::link::Via::Direct,
+        };
+        Status {
+            gpus: vec![gpu(first), gpu(second)],
+            links: vec![Link {
+                a: first.into(),
+                b: second.into(),
+                path: Path::Switch,
+                nvlink: Some(nvlink),
+            }],
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn equal_hardware_with_other_identities_has_an_equal_hash() {
+        assert_eq!(
+            of_status(&pair("GPU-a", "GPU-b", 2)),
+            of_status(&pair("GPU-y", "GPU-x", 2))
+        );
+    }
+
+    #[test]
+    fn a_lost_lane_changes_the_hash() {
+        assert_ne!(
+            of_status(&pair("GPU-a", "GPU-b", 2)),
+            of_status(&pair("GPU-a", "GPU-b", 1))
+        );
+    }
+
+    #[test]
+    fn the_time_of_a_reading_does_not_enter() {
+        let mut later = pair("GPU-a", "GPU-b", 2);
+        later.observed_at = Some("2026-01-01T00:00:00Z".to_owned());
+        assert_eq!(of_status(&later), of_status(&pair("GPU-a", "GPU-b", 2)));
+    }
+}

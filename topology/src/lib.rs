@@ -1,0 +1,32 @@
+//! The contract: what a node is, what a pod asks, what was decided, and how each is written.
+//!
+//! Every other crate meets here; nobody else knows an annotation's spelling or a label's form.
+//! No I/O, no clock, no client: plain types with encode and decode.
+//!
+//! * [`node`]: [`NodeTopology`](node::NodeTopology), what an agent publishes about its machine
+//! * [`claim`]: what a pod asks for
+//! * [`assignment`]: which devices each rank was given
+//! * [`raw`]: what NVML, sysfs and hwloc answered, before anything is derived from it
+
+#![forbid(unsafe_code)]
+
+pub mod allocation;
+pub mod assignment;
+pub mod claim;
+pub mod cpus;
+pub mod crd;
+pub mod gpu;
+pub mod hash;
+pub mod ids;
+pub mod kubelet;
+pub mod labels;
+pub mod lease;
+pub mod link;
+pub mod matrix;
+pub mod names;
+pub mod nic;
+pub mod node;
+pub mod numa;
+mod open_enum;
+pub mod quantity;
+pub mod raw;
