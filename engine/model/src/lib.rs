@@ -1,0 +1,10 @@
+//! One decoder read from a config, its weights, and the backends that run it.
+
+pub mod backend;
+pub mod collective;
+pub mod config;
+pub mod reference;
+pub mod source;
+
+#[cfg(test)]
+mod tiny;
