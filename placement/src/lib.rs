@@ -16,8 +16,8 @@
 //!    NVLink has none), then the least generation × width.
 //! 4. **NUMA nodes** spanned, fewer first, unless the policy is `any`.
 //! 5. **Distance to an RDMA card**, where `nic: near` asks for it.
-//! 6. **What is left behind**: least NVLink, then least PCIe closeness, cut off from the GPUs that
-//!    stay free. One GPU so goes where it breaks least.
+//! 6. **What is left behind**: least NVLink, then least PCIe closeness, then fewest neighbours on
+//!    its NUMA nodes cut off from the GPUs that stay free. One GPU so goes where it breaks least.
 //! 7. **Lowest index**, compared position by position.
 //!
 //! Of m groups the worst is as good as it can be; within that, groups are chosen one after the
@@ -44,9 +44,6 @@ pub mod search;
 mod set;
 mod shape;
 mod want;
-
-#[cfg(test)]
-mod fixtures;
 
 pub use cpu_ranks::place_cpus;
 pub use machine::{Machine, Shapes};

@@ -186,15 +186,21 @@ impl<'a> Search<'a> {
             .min()
     }
 
-    /// NVLink, then PCIe closeness, between `set` and the GPUs that stay free.
-    fn cut_off(&self, set: GpuSet, free: GpuSet) -> (u64, u64) {
+    /// What lies between `set` and the GPUs that stay free: NVLink, then closeness over PCIe where
+    /// there is no NVLink, then neighbours on a NUMA node.
+    fn cut_off(&self, set: GpuSet, free: GpuSet) -> (u64, u64, usize) {
         let left = free.difference(set);
-        let mut cut = (0, 0);
+        let mut cut = (0, 0, 0);
         for a in set.iter() {
+            cut.2 += self.shape.same_numa[a].intersection(left).len();
             for b in left.iter() {
                 let pair = self.shape.facts.pair(a, b);
                 cut.0 += u64::from(pair.nvlink_mb);
-                cut.1 += u64::from(pair.ancestor_rank);
+                cut.1 += if pair.nvlink_mb == 0 {
+                    u64::from(pair.ancestor_rank)
+                } else {
+                    0
+                };
             }
         }
         cut
