@@ -39,7 +39,11 @@ impl SharedMemory {
             result: Arc::new(Vec::new()),
             broken: false,
         };
-        Self { degree, round: Mutex::new(round), changed: Condvar::new() }
+        Self {
+            degree,
+            round: Mutex::new(round),
+            changed: Condvar::new(),
+        }
     }
 
     fn round(&self) -> MutexGuard<'_, Round> {
@@ -93,11 +97,19 @@ impl Collective for SharedMemory {
 impl Round {
     /// Puts down what `rank` brings; ends the round when it is the last.
     fn bring(&mut self, rank: usize, mine: &[f32]) {
-        let place = self.brought.get_mut(rank).expect("ranks are below the degree");
+        let place = self
+            .brought
+            .get_mut(rank)
+            .expect("ranks are below the degree");
         assert!(place.is_none(), "rank {rank} is used by two threads");
         *place = Some(mine.to_vec());
         if self.brought.iter().all(Option::is_some) {
-            let all = self.brought.iter_mut().filter_map(Option::take).flatten().collect();
+            let all = self
+                .brought
+                .iter_mut()
+                .filter_map(Option::take)
+                .flatten()
+                .collect();
             self.result = Arc::new(all);
             self.number += 1;
         }
@@ -115,8 +127,9 @@ mod tests {
         let shared = SharedMemory::new(degree);
         thread::scope(|scope| {
             let (run, shared) = (&run, &shared);
-            let ranks: Vec<_> =
-                (0..degree).map(|rank| scope.spawn(move || run(shared, rank))).collect();
+            let ranks: Vec<_> = (0..degree)
+                .map(|rank| scope.spawn(move || run(shared, rank)))
+                .collect();
             ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
         })
     }
@@ -133,8 +146,14 @@ mod tests {
         });
         for (round, result) in results[0].iter().enumerate() {
             let base = f32::from(u8::try_from(round).unwrap());
-            let expected =
-                [base, base + 0.25, base + 0.25, base + 0.5, base + 0.5, base + 0.5];
+            let expected = [
+                base,
+                base + 0.25,
+                base + 0.25,
+                base + 0.5,
+                base + 0.5,
+                base + 0.5,
+            ];
             assert_eq!(result, &expected);
         }
         assert!(results.iter().all(|result| *result == results[0]));

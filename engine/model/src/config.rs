@@ -109,7 +109,11 @@ impl ModelConfig {
         within("head_count", self.head_count, WIDTH_MAX)?;
         within("kv_head_count", self.kv_head_count, self.head_count)?;
         within("head_dim", self.head_dim, WIDTH_MAX)?;
-        within("head_count times head_dim", self.head_count * self.head_dim, WIDTH_MAX)?;
+        within(
+            "head_count times head_dim",
+            self.head_count * self.head_dim,
+            WIDTH_MAX,
+        )?;
         within("intermediate_size", self.intermediate_size, WIDTH_MAX)?;
         within("vocab_size", self.vocab_size, VOCAB_MAX)?;
         within("position_count_max", self.position_count_max, POSITIONS_MAX)?;
@@ -122,13 +126,19 @@ impl ModelConfig {
         let parts = self.kv_head_count;
         if !self.head_count.is_multiple_of(parts) {
             let heads = self.head_count;
-            return fault("head_count", format!("{heads} is no multiple of {parts} KV heads"));
+            return fault(
+                "head_count",
+                format!("{heads} is no multiple of {parts} KV heads"),
+            );
         }
         if !self.head_dim.is_multiple_of(2) {
             return fault("head_dim", format!("{} is odd", self.head_dim));
         }
         if self.intermediate_size < parts || self.vocab_size < parts {
-            return fault("kv_head_count", format!("{parts} parts are more than there are rows"));
+            return fault(
+                "kv_head_count",
+                format!("{parts} parts are more than there are rows"),
+            );
         }
         Ok(())
     }
@@ -151,21 +161,30 @@ impl ModelConfig {
                 positive("rope factor", *factor)?;
                 positive("rope low_freq_factor", *low_freq_factor)?;
                 positive("rope original positions", *original_positions)?;
-                positive("rope high minus low frequency factor", high_freq_factor - low_freq_factor)
+                positive(
+                    "rope high minus low frequency factor",
+                    high_freq_factor - low_freq_factor,
+                )
             }
-            RopeScaling::PerFrequency(factors) if factors.len() != self.head_dim / 2 => {
-                fault("rope factors", format!("{} for {} channels", factors.len(), self.head_dim))
-            }
-            RopeScaling::PerFrequency(factors) => {
-                factors.iter().try_for_each(|&factor| positive("rope factors", factor))
-            }
+            RopeScaling::PerFrequency(factors) if factors.len() != self.head_dim / 2 => fault(
+                "rope factors",
+                format!("{} for {} channels", factors.len(), self.head_dim),
+            ),
+            RopeScaling::PerFrequency(factors) => factors
+                .iter()
+                .try_for_each(|&factor| positive("rope factors", factor)),
         }
     }
 
     fn check_tokens(&self) -> Result<(), ConfigError> {
         let vocab_size = self.vocab_size;
         let outside = |token: &TokenId| usize::try_from(*token).is_ok_and(|id| id >= vocab_size);
-        if let Some(token) = self.eos.iter().chain(&self.bos).find(|token| outside(token)) {
+        if let Some(token) = self
+            .eos
+            .iter()
+            .chain(&self.bos)
+            .find(|token| outside(token))
+        {
             let reason = format!("token {token} is not among the {vocab_size} of the vocabulary");
             return fault("bos or eos", reason);
         }
@@ -212,11 +231,20 @@ mod tests {
     fn an_impossible_number_is_named() {
         check(|config| config.hidden_size = 0, Some("hidden_size"));
         check(|config| config.layer_count = 1 << 40, Some("layer_count"));
-        check(|config| config.kv_head_count = config.head_count - 1, Some("head_count"));
-        check(|config| config.kv_head_count = config.head_count + 1, Some("kv_head_count"));
+        check(
+            |config| config.kv_head_count = config.head_count - 1,
+            Some("head_count"),
+        );
+        check(
+            |config| config.kv_head_count = config.head_count + 1,
+            Some("kv_head_count"),
+        );
         check(|config| config.head_dim = 7, Some("head_dim"));
         check(|config| config.intermediate_size = 1, Some("kv_head_count"));
-        check(|config| config.rms_norm_eps = f32::NAN, Some("rms_norm_eps"));
+        check(
+            |config| config.rms_norm_eps = f32::NAN,
+            Some("rms_norm_eps"),
+        );
         check(|config| config.rope.theta = -1.0, Some("rope theta"));
         check(|config| config.eos = vec![1 << 30], Some("bos or eos"));
         let uneven = RopeScaling::PerFrequency(vec![1.0]);

@@ -91,10 +91,19 @@ impl ReferenceBackend {
             .num_threads(thread_count)
             .thread_name(move |index| format!("rank{}-worker{index}", shard.rank))
             .build()
-            .map_err(|source| LoadError::Threads { rank: shard.rank, source })?;
+            .map_err(|source| LoadError::Threads {
+                rank: shard.rank,
+                source,
+            })?;
         let decoder = threads.install(|| Loader::new(source, shard, cache, progress).load())?;
         team.wait_for_all().map_err(LoadError::Peer)?;
-        Ok(Self { team, decoder, cache, vocab_size: source.config().vocab_size, threads })
+        Ok(Self {
+            team,
+            decoder,
+            cache,
+            vocab_size: source.config().vocab_size,
+            threads,
+        })
     }
 }
 
@@ -106,9 +115,10 @@ impl Backend for ReferenceBackend {
         let plan = Plan::new(batch, self.cache, self.vocab_size)?;
         let (decoder, team) = (&self.decoder, &self.team);
         let logits = self.threads.install(|| decoder.forward(&plan, team))?;
-        let asking = batch.sequences.iter().filter_map(|sequence| {
-            sequence.sample.as_ref().map(|row| (sequence.id, row))
-        });
+        let asking = batch
+            .sequences
+            .iter()
+            .filter_map(|sequence| sequence.sample.as_ref().map(|row| (sequence.id, row)));
         Ok(asking
             .zip(logits)
             .map(|((id, row), mut logits)| {

@@ -83,8 +83,14 @@ pub enum OpenError {
 #[derive(Debug)]
 pub(crate) enum Flaw {
     Io(io::Error),
-    Malformed { part: String, reason: String },
-    Unsupported { what: String, supported: &'static str },
+    Malformed {
+        part: String,
+        reason: String,
+    },
+    Unsupported {
+        what: String,
+        supported: &'static str,
+    },
 }
 
 // === impl ModelSource ===
@@ -95,13 +101,19 @@ impl ModelSource {
     /// # Errors
     /// Names the file, the part of it and the reason.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let io = |source| OpenError::Io { path: path.to_path_buf(), source };
+        let io = |source| OpenError::Io {
+            path: path.to_path_buf(),
+            source,
+        };
         let source = if fs::metadata(path).map_err(io)?.is_dir() {
             safetensors::open(path)?
         } else {
             gguf::open(path)?
         };
-        source.config.check().map_err(|error| Flaw::from(error).of(path))?;
+        source
+            .config
+            .check()
+            .map_err(|error| Flaw::from(error).of(path))?;
         source.check_weights().map_err(|flaw| flaw.of(path))?;
         Ok(source)
     }
@@ -135,8 +147,12 @@ impl ModelSource {
     pub(crate) fn rows(&self, weight: Weight, rows: Range<usize>) -> Result<Tensor, ReadError> {
         let tensor = self.store.rows(&self.naming.name(weight), rows)?;
         if self.naming.interleaves_pairs(weight) {
-            return weight::pairs_apart(&tensor, self.config.head_dim)
-                .map_err(|source| ReadError::Decode { name: self.naming.name(weight), source });
+            return weight::pairs_apart(&tensor, self.config.head_dim).map_err(|source| {
+                ReadError::Decode {
+                    name: self.naming.name(weight),
+                    source,
+                }
+            });
         }
         Ok(tensor)
     }
@@ -161,7 +177,10 @@ impl ModelSource {
 
 impl Flaw {
     pub(crate) fn malformed(part: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Malformed { part: part.into(), reason: reason.into() }
+        Self::Malformed {
+            part: part.into(),
+            reason: reason.into(),
+        }
     }
 
     /// The error about the file at `path`.
@@ -170,9 +189,11 @@ impl Flaw {
         match self {
             Self::Io(source) => OpenError::Io { path, source },
             Self::Malformed { part, reason } => OpenError::Malformed { path, part, reason },
-            Self::Unsupported { what, supported } => {
-                OpenError::Unsupported { path, what, supported }
-            }
+            Self::Unsupported { what, supported } => OpenError::Unsupported {
+                path,
+                what,
+                supported,
+            },
         }
     }
 }

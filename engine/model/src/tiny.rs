@@ -27,7 +27,10 @@ pub(crate) fn config() -> ModelConfig {
         intermediate_size: 50,
         vocab_size: 101,
         rms_norm_eps: 1e-5,
-        rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
+        rope: Rope {
+            theta: 10_000.0,
+            scaling: RopeScaling::None,
+        },
         tied_embeddings: false,
         position_count_max: 128,
         bos: Some(1),
@@ -94,7 +97,10 @@ pub(crate) fn write_folder(folder: &Path, dtype: Dtype) {
         .map(|(name, (shape, elements))| (name, shape, encode(&elements, dtype)))
         .collect();
     let views = encoded.iter().map(|(name, shape, bytes)| {
-        (name.as_str(), TensorView::new(dtype, shape.clone(), bytes).unwrap())
+        (
+            name.as_str(),
+            TensorView::new(dtype, shape.clone(), bytes).unwrap(),
+        )
     });
     safetensors::serialize_to_file(views, None, &folder.join("model.safetensors")).unwrap();
 }
@@ -141,7 +147,11 @@ pub(crate) fn gguf_bytes(weights: &Weights) -> Vec<u8> {
     gguf.integer("tokenizer.ggml.eos_token_id", 2);
     for (name, (shape, elements)) in weights {
         let rotated = name.contains("q_proj") || name.contains("k_proj");
-        let elements = if rotated { pairs_together(elements, 40) } else { elements.clone() };
+        let elements = if rotated {
+            pairs_together(elements, 40)
+        } else {
+            elements.clone()
+        };
         gguf.tensor(&gguf_name(name), shape, &elements);
     }
     gguf.finish()
@@ -220,7 +230,9 @@ impl Gguf {
         self.key(key, 9);
         self.keys.extend(8_u32.to_le_bytes());
         self.keys.extend((values.len() as u64).to_le_bytes());
-        values.iter().for_each(|value| string(&mut self.keys, value));
+        values
+            .iter()
+            .for_each(|value| string(&mut self.keys, value));
     }
 
     pub(crate) fn tensor(&mut self, name: &str, shape: &[usize], elements: &[f32]) {
@@ -231,7 +243,8 @@ impl Gguf {
     pub(crate) fn raw_tensor(&mut self, name: &str, shape: &[usize], kind: u32, bytes: &[u8]) {
         self.tensor_count += 1;
         string(&mut self.tensors, name);
-        self.tensors.extend(u32::try_from(shape.len()).unwrap().to_le_bytes());
+        self.tensors
+            .extend(u32::try_from(shape.len()).unwrap().to_le_bytes());
         for &size in shape.iter().rev() {
             self.tensors.extend((size as u64).to_le_bytes());
         }

@@ -29,7 +29,11 @@ impl PartCache {
             let slots = shape.block_count * shape.block_size;
             Tensor::zeros((slots, head_dim), DType::F32, &Device::Cpu)
         };
-        Ok(Self { keys: zeros()?, values: zeros()?, shape })
+        Ok(Self {
+            keys: zeros()?,
+            values: zeros()?,
+            shape,
+        })
     }
 
     /// Writes the rows of one sequence. `keys` and `values`: `(rows of the step, head_dim)`.
@@ -42,8 +46,10 @@ impl PartCache {
             let run = (block_size - in_block).min(rows.count - done);
             let slot = rows.blocks[position / block_size] * block_size + in_block;
             let from = rows.first_row + done;
-            self.keys.slice_set(&keys.narrow(0, from, run)?.contiguous()?, 0, slot)?;
-            self.values.slice_set(&values.narrow(0, from, run)?.contiguous()?, 0, slot)?;
+            self.keys
+                .slice_set(&keys.narrow(0, from, run)?.contiguous()?, 0, slot)?;
+            self.values
+                .slice_set(&values.narrow(0, from, run)?.contiguous()?, 0, slot)?;
             done += run;
         }
         Ok(())
@@ -58,6 +64,9 @@ impl PartCache {
             let together = by_block.index_select(&rows.block_ids, 0)?;
             together.reshape((rows.blocks.len() * block_size, head_dim))
         };
-        Ok(Context { keys: gather(&self.keys)?, values: gather(&self.values)? })
+        Ok(Context {
+            keys: gather(&self.keys)?,
+            values: gather(&self.values)?,
+        })
     }
 }

@@ -75,8 +75,13 @@ impl Decoder {
         let before = |source| StepError::Compute { layer: 0, source };
         let rotation = self.frequencies.at(&plan.positions).map_err(before)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            let compute = |source| StepError::Compute { layer: index, source };
-            let attended = self.attention(layer, &x, plan, &rotation).map_err(compute)?;
+            let compute = |source| StepError::Compute {
+                layer: index,
+                source,
+            };
+            let attended = self
+                .attention(layer, &x, plan, &rotation)
+                .map_err(compute)?;
             x = (x + team.sum(&attended, index)?).map_err(compute)?;
             let transformed = self.mlp(layer, &x).map_err(compute)?;
             x = (x + team.sum(&transformed, index)?).map_err(compute)?;
@@ -84,9 +89,13 @@ impl Decoder {
         if plan.sampled_rows.is_empty() {
             return Ok(Vec::new());
         }
-        let after = |source| StepError::Compute { layer: self.layers.len(), source };
+        let after = |source| StepError::Compute {
+            layer: self.layers.len(),
+            source,
+        };
         let logits = self.logits(&x, plan).map_err(after)?;
-        self.vocab.gather_logits(logits, plan.sampled_rows.len(), team)
+        self.vocab
+            .gather_logits(logits, plan.sampled_rows.len(), team)
     }
 
     /// Each part's output of attention, `(rows, hidden)`.
@@ -122,8 +131,16 @@ impl Decoder {
     /// This rank's share of the sampled rows' logits, `(rows, tokens)` for each part.
     fn logits(&self, x: &Tensor, plan: &Plan) -> Result<Vec<Tensor>> {
         let sampled = Tensor::new(plan.sampled_rows.as_slice(), x.device())?;
-        let x = rms_norm(&x.index_select(&sampled, 0)?, &self.final_norm, self.rms_norm_eps)?;
-        self.vocab.head.par_iter().map(|part| part.forward(&x)).collect()
+        let x = rms_norm(
+            &x.index_select(&sampled, 0)?,
+            &self.final_norm,
+            self.rms_norm_eps,
+        )?;
+        self.vocab
+            .head
+            .par_iter()
+            .map(|part| part.forward(&x))
+            .collect()
     }
 }
 
@@ -146,7 +163,11 @@ impl Vocab {
         let mut brought = brought.chunks_exact(self.hidden_size);
         let mut rows = vec![&[][..]; tokens.len()];
         for range in &self.by_rank {
-            for (row, _) in tokens.iter().enumerate().filter(|(_, token)| range.contains(token)) {
+            for (row, _) in tokens
+                .iter()
+                .enumerate()
+                .filter(|(_, token)| range.contains(token))
+            {
                 rows[row] = brought.next().expect("each rank brings its tokens' rows");
             }
         }
@@ -172,8 +193,13 @@ impl Vocab {
         row_count: usize,
         team: &Team,
     ) -> std::result::Result<Vec<Vec<f32>>, StepError> {
-        let compute = |source| StepError::Compute { layer: usize::MAX, source };
-        let joined = Tensor::cat(&mine, 1).and_then(|all| flat(&[all])).map_err(compute)?;
+        let compute = |source| StepError::Compute {
+            layer: usize::MAX,
+            source,
+        };
+        let joined = Tensor::cat(&mine, 1)
+            .and_then(|all| flat(&[all]))
+            .map_err(compute)?;
         let all = team.gather(joined)?;
         if !team.is_first() {
             return Ok(Vec::new());

@@ -31,7 +31,11 @@ impl Linear {
             starts.push(output_count);
             output_count += chunk.dim(0)?;
         }
-        Ok(Self { chunks, starts, output_count })
+        Ok(Self {
+            chunks,
+            starts,
+            output_count,
+        })
     }
 
     pub(crate) fn output_count(&self) -> usize {
@@ -42,8 +46,11 @@ impl Linear {
     ///
     /// * `x`: `(rows, inputs)`, f32, contiguous. Out: `(rows, outputs)`, contiguous.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let outputs: Vec<Tensor> =
-            self.chunks.par_iter().map(|chunk| times_rows(chunk, x)).collect::<Result<_>>()?;
+        let outputs: Vec<Tensor> = self
+            .chunks
+            .par_iter()
+            .map(|chunk| times_rows(chunk, x))
+            .collect::<Result<_>>()?;
         Tensor::cat(&outputs, 1)?.contiguous()
     }
 
@@ -66,5 +73,6 @@ fn times_rows(chunk: &Tensor, x: &Tensor) -> Result<Tensor> {
 pub(crate) fn chunks(rows: Range<usize>, unit: usize) -> impl Iterator<Item = Range<usize>> {
     let step = (CHUNK_ROWS_MAX / unit).max(1) * unit;
     let end = rows.end;
-    rows.step_by(step).map(move |start| start..(start + step).min(end))
+    rows.step_by(step)
+        .map(move |start| start..(start + step).min(end))
 }

@@ -114,7 +114,12 @@ pub(crate) fn check(
     let degree_max = config.kv_head_count;
     if shard.degree == 0 || shard.degree > degree_max || shard.rank >= shard.degree {
         let Shard { rank, degree } = shard;
-        return Err(LoadError::Shard { model: config.name.clone(), rank, degree, degree_max });
+        return Err(LoadError::Shard {
+            model: config.name.clone(),
+            rank,
+            degree,
+            degree_max,
+        });
     }
     let countable = u32::try_from(cache.block_count).is_ok() && cache.block_size <= 1 << 16;
     if cache.block_size == 0 || cache.block_count == 0 || !countable {
@@ -141,14 +146,27 @@ impl<'a> Loader<'a> {
         progress: &'a mut (dyn FnMut(LoadProgress) + Send),
     ) -> Self {
         let total_bytes = MemoryNeed::of_rank(source.config(), shard, cache).weight_bytes;
-        Self { source, shard, cache, progress, done_bytes: 0, total_bytes }
+        Self {
+            source,
+            shard,
+            cache,
+            progress,
+            done_bytes: 0,
+            total_bytes,
+        }
     }
 
     pub(crate) fn load(mut self) -> Result<Decoder, LoadError> {
         let model = || self.source.config().name.clone();
         self.decoder().map_err(|failure| match failure {
-            Failure::Read(source) => LoadError::Read { model: model(), source },
-            Failure::Compute(source) => LoadError::Compute { model: model(), source },
+            Failure::Read(source) => LoadError::Read {
+                model: model(),
+                source,
+            },
+            Failure::Compute(source) => LoadError::Compute {
+                model: model(),
+                source,
+            },
         })
     }
 
@@ -177,13 +195,22 @@ impl<'a> Loader<'a> {
             (self.vocab_parts(Weight::Head, parts)?, Some(embedding))
         };
         let degree = self.shard.degree;
-        let by_rank =
-            (0..degree).map(|rank| vocab_of_rank(config, Shard { rank, degree })).collect();
-        Ok(Vocab { by_rank, head, embedding, hidden_size: config.hidden_size })
+        let by_rank = (0..degree)
+            .map(|rank| vocab_of_rank(config, Shard { rank, degree }))
+            .collect();
+        Ok(Vocab {
+            by_rank,
+            head,
+            embedding,
+            hidden_size: config.hidden_size,
+        })
     }
 
     fn vocab_parts(&mut self, weight: Weight, parts: &[Part]) -> Result<Vec<Linear>, Failure> {
-        parts.iter().map(|part| self.rows(weight, part.vocab.clone())).collect()
+        parts
+            .iter()
+            .map(|part| self.rows(weight, part.vocab.clone()))
+            .collect()
     }
 
     fn layer(&mut self, index: usize, parts: &[Part]) -> Result<Layer, Failure> {
@@ -266,7 +293,10 @@ impl<'a> Loader<'a> {
         let elements: usize = loaded.iter().map(Tensor::elem_count).sum();
         self.done_bytes += elements as u64 * 4;
         let (done_bytes, total_bytes) = (self.done_bytes, self.total_bytes);
-        (self.progress)(LoadProgress { done_bytes, total_bytes });
+        (self.progress)(LoadProgress {
+            done_bytes,
+            total_bytes,
+        });
     }
 }
 

@@ -54,7 +54,10 @@ impl MemoryNeed {
 impl fmt::Display for MemoryNeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (weights, cache) = (self.weight_bytes / 1_000_000, self.cache_bytes / 1_000_000);
-        write!(f, "{weights} MB of weights in f32 and {cache} MB of KV cache")
+        write!(
+            f,
+            "{weights} MB of weights in f32 and {cache} MB of KV cache"
+        )
     }
 }
 
@@ -68,13 +71,19 @@ fn part_elements(config: &ModelConfig, part: &Part) -> u64 {
 /// What this process may still take: the machine's available memory, or less where a control
 /// group (v2) limits it. None where neither can be read.
 pub(crate) fn available_bytes() -> Option<u64> {
-    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_available(&text));
-    let group = fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| group_left(&text));
+    let machine = fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| mem_available(&text));
+    let group = fs::read_to_string("/proc/self/cgroup")
+        .ok()
+        .and_then(|text| group_left(&text));
     machine.into_iter().chain(group).min()
 }
 
 fn mem_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
@@ -85,16 +94,26 @@ fn group_left(cgroup: &str) -> Option<u64> {
     let path = cgroup.lines().find_map(|line| line.strip_prefix("0::"))?;
     let groups = Path::new(path).ancestors().filter_map(|group| {
         let folder = Path::new("/sys/fs/cgroup").join(group.strip_prefix("/").ok()?);
-        let number = |file: &str| fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok();
+        let number = |file: &str| {
+            fs::read_to_string(folder.join(file))
+                .ok()?
+                .trim()
+                .parse()
+                .ok()
+        };
         let (max, current): (u64, u64) = (number("memory.max")?, number("memory.current")?);
         let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
-        Some(max.saturating_sub(current).saturating_add(inactive_file(&stat).unwrap_or(0)))
+        Some(
+            max.saturating_sub(current)
+                .saturating_add(inactive_file(&stat).unwrap_or(0)),
+        )
     });
     groups.min()
 }
 
 fn inactive_file(stat: &str) -> Option<u64> {
-    stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.parse().ok())
+    stat.lines()
+        .find_map(|line| line.strip_prefix("inactive_file ")?.parse().ok())
 }
 
 #[cfg(test)]
@@ -112,16 +131,22 @@ mod tests {
     #[test]
     fn ranks_together_need_what_one_rank_needs_but_for_the_norms() {
         let config = crate::tiny::config();
-        let cache = CacheShape { block_size: 4, block_count: 8 };
+        let cache = CacheShape {
+            block_size: 4,
+            block_count: 8,
+        };
         let whole = MemoryNeed::of_all_ranks(&config, cache);
         let norms = (config.hidden_size * (2 * config.layer_count + 1) * 4) as u64;
         for degree in 1..=config.kv_head_count {
-            let ranks = (0..degree)
-                .map(|rank| MemoryNeed::of_rank(&config, Shard { rank, degree }, cache));
+            let ranks =
+                (0..degree).map(|rank| MemoryNeed::of_rank(&config, Shard { rank, degree }, cache));
             let copies = norms * (degree as u64 - 1);
             let sum = ranks.clone().map(|need| need.weight_bytes).sum::<u64>() - copies;
             assert_eq!(sum, whole.weight_bytes);
-            assert_eq!(ranks.map(|need| need.cache_bytes).sum::<u64>(), whole.cache_bytes);
+            assert_eq!(
+                ranks.map(|need| need.cache_bytes).sum::<u64>(),
+                whole.cache_bytes
+            );
         }
     }
 }

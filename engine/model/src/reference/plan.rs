@@ -42,8 +42,10 @@ impl Plan {
             sampled_rows: Vec::new(),
         };
         for sequence in &batch.sequences {
-            check(sequence, shape, vocab_size)
-                .map_err(|reason| StepError::Batch { sequence: sequence.id, reason })?;
+            check(sequence, shape, vocab_size).map_err(|reason| StepError::Batch {
+                sequence: sequence.id,
+                reason,
+            })?;
             plan.add(sequence, shape.block_size)?;
         }
         Ok(plan)
@@ -78,16 +80,32 @@ fn check(sequence: &StepSequence, shape: CacheShape, vocab_size: usize) -> Resul
         return Err("has no tokens".to_owned());
     }
     let below = |id: u32, count: usize| usize::try_from(id).is_ok_and(|id| id < count);
-    if let Some(token) = sequence.tokens.iter().find(|&&token| !below(token, vocab_size)) {
-        return Err(format!("token {token} is not among the {vocab_size} of the model"));
+    if let Some(token) = sequence
+        .tokens
+        .iter()
+        .find(|&&token| !below(token, vocab_size))
+    {
+        return Err(format!(
+            "token {token} is not among the {vocab_size} of the model"
+        ));
     }
     let end = sequence.first_position.checked_add(sequence.tokens.len());
     let slots = sequence.blocks.len().saturating_mul(shape.block_size);
     if end.is_none_or(|end| end > slots) {
-        return Err(format!("its {} blocks do not cover its positions", sequence.blocks.len()));
+        return Err(format!(
+            "its {} blocks do not cover its positions",
+            sequence.blocks.len()
+        ));
     }
-    if let Some(block) = sequence.blocks.iter().find(|block| !below(block.0, shape.block_count)) {
-        return Err(format!("block {} is not among the {}", block.0, shape.block_count));
+    if let Some(block) = sequence
+        .blocks
+        .iter()
+        .find(|block| !below(block.0, shape.block_count))
+    {
+        return Err(format!(
+            "block {} is not among the {}",
+            block.0, shape.block_count
+        ));
     }
     Ok(())
 }

@@ -25,7 +25,12 @@ impl Frequencies {
             let exponent = real(2 * pair) / real(config.head_dim);
             1.0 / config.rope.theta.powf(exponent)
         });
-        Self(plain.enumerate().map(|(pair, frequency)| scaled(&config.rope, pair, frequency)).collect())
+        Self(
+            plain
+                .enumerate()
+                .map(|(pair, frequency)| scaled(&config.rope, pair, frequency))
+                .collect(),
+        )
     }
 
     /// For rows at these positions.
@@ -33,13 +38,20 @@ impl Frequencies {
         let shape = (positions.len(), self.0.len());
         let angles: Vec<f32> = positions
             .iter()
-            .flat_map(|&position| self.0.iter().map(move |frequency| real(position) * frequency))
+            .flat_map(|&position| {
+                self.0
+                    .iter()
+                    .map(move |frequency| real(position) * frequency)
+            })
             .collect();
         let of = |function: fn(f32) -> f32| {
             let values = angles.iter().copied().map(function).collect();
             Tensor::from_vec(values, shape, &Device::Cpu)
         };
-        Ok(Rotation { cos: of(f32::cos)?, sin: of(f32::sin)? })
+        Ok(Rotation {
+            cos: of(f32::cos)?,
+            sin: of(f32::sin)?,
+        })
     }
 }
 
@@ -49,7 +61,12 @@ fn scaled(rope: &Rope, pair: usize, frequency: f32) -> f32 {
         RopeScaling::None => frequency,
         RopeScaling::Linear { factor } => frequency / factor,
         RopeScaling::PerFrequency(factors) => frequency / factors[pair],
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_positions } => {
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_positions,
+        } => {
             let wavelength = 2.0 * std::f32::consts::PI / frequency;
             let turns = original_positions / wavelength;
             if turns < *low_freq_factor {
@@ -76,7 +93,10 @@ impl Rotation {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "positions and widths are below 2^24 in use")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "positions and widths are below 2^24 in use"
+)]
 fn real(count: usize) -> f32 {
     count as f32
 }
@@ -91,8 +111,14 @@ mod tests {
         config.head_dim = 2 * expected.len();
         config.rope = Rope { theta, scaling };
         let Frequencies(found) = Frequencies::new(&config);
-        let near = found.iter().zip(expected).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs());
-        assert!(near && found.len() == expected.len(), "{found:?} is not {expected:?}");
+        let near = found
+            .iter()
+            .zip(expected)
+            .all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs());
+        assert!(
+            near && found.len() == expected.len(),
+            "{found:?} is not {expected:?}"
+        );
     }
 
     #[test]
@@ -102,7 +128,11 @@ mod tests {
 
     #[test]
     fn linear_scaling_divides_them_all() {
-        check(RopeScaling::Linear { factor: 4.0 }, 10_000.0, &[0.25, 0.025, 0.0025, 0.00025]);
+        check(
+            RopeScaling::Linear { factor: 4.0 },
+            10_000.0,
+            &[0.25, 0.025, 0.0025, 0.00025],
+        );
     }
 
     #[test]

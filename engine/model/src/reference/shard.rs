@@ -23,7 +23,9 @@ pub(crate) struct Part {
 
 /// The parts of rank `shard.rank`; when they do not divide, lower ranks hold one more.
 pub(crate) fn parts_of_rank(config: &ModelConfig, shard: Shard) -> Vec<Part> {
-    share(config.kv_head_count, shard.degree, shard.rank).map(|index| part(config, index)).collect()
+    share(config.kv_head_count, shard.degree, shard.rank)
+        .map(|index| part(config, index))
+        .collect()
 }
 
 /// The tokens of rank `shard.rank`.

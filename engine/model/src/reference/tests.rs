@@ -10,7 +10,10 @@ use super::*;
 use crate::collective::SharedMemory;
 use crate::tiny;
 
-const CACHE: CacheShape = CacheShape { block_size: 4, block_count: 32 };
+const CACHE: CacheShape = CacheShape {
+    block_size: 4,
+    block_count: 32,
+};
 
 /// One sequence's tokens and where its keys and values go.
 struct Text {
@@ -24,25 +27,42 @@ struct Text {
 impl Text {
     fn new(id: u64, length: u32, blocks: impl IntoIterator<Item = u32>) -> Self {
         let seed = u32::try_from(id).unwrap();
-        let tokens = (0..length).map(|index| (index * 37 + seed * 11 + 5) % 101).collect();
-        Self { id, tokens, blocks: blocks.into_iter().collect() }
+        let tokens = (0..length)
+            .map(|index| (index * 37 + seed * 11 + 5) % 101)
+            .collect();
+        Self {
+            id,
+            tokens,
+            blocks: blocks.into_iter().collect(),
+        }
     }
 
     /// Computes these positions; their last one is sampled greedily.
     fn rows(&self, positions: Range<usize>) -> StepSequence {
-        let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, seed: 0 };
+        let sampling = Sampling {
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            seed: 0,
+        };
         StepSequence {
             id: SequenceId(self.id),
             tokens: self.tokens[positions.clone()].to_vec(),
             first_position: positions.start,
             blocks: self.blocks.iter().copied().map(BlockId).collect(),
-            sample: Some(SampleRow { sampling, output_position: 0, forbidden: Vec::new() }),
+            sample: Some(SampleRow {
+                sampling,
+                output_position: 0,
+                forbidden: Vec::new(),
+            }),
         }
     }
 }
 
 fn batch(sequences: impl IntoIterator<Item = StepSequence>) -> StepBatch {
-    StepBatch { sequences: sequences.into_iter().collect() }
+    StepBatch {
+        sequences: sequences.into_iter().collect(),
+    }
 }
 
 fn folder() -> (TempDir, ModelSource) {
@@ -64,14 +84,22 @@ fn run(
         let team = Team::new(Shard { rank, degree }, Arc::clone(&collective));
         let mut backend =
             ReferenceBackend::load_on(source, team, CACHE, thread_count, &mut |_| {}).unwrap();
-        batches.iter().map(|batch| backend.step(batch).unwrap()).collect::<Vec<_>>()
+        batches
+            .iter()
+            .map(|batch| backend.step(batch).unwrap())
+            .collect::<Vec<_>>()
     };
     thread::scope(|scope| {
         let rank = &rank;
-        let others: Vec<_> = (1..degree).map(|other| scope.spawn(move || rank(other))).collect();
+        let others: Vec<_> = (1..degree)
+            .map(|other| scope.spawn(move || rank(other)))
+            .collect();
         let samples = rank(0);
         for other in others {
-            assert!(other.join().unwrap().iter().all(Vec::is_empty), "only rank 0 samples");
+            assert!(
+                other.join().unwrap().iter().all(Vec::is_empty),
+                "only rank 0 samples"
+            );
         }
         samples
     })
@@ -81,18 +109,34 @@ fn run(
 #[track_caller]
 fn last(samples: &[Vec<Sampled>], id: u64) -> Sampled {
     let step = samples.last().unwrap();
-    *step.iter().find(|sampled| sampled.id == SequenceId(id)).unwrap()
+    *step
+        .iter()
+        .find(|sampled| sampled.id == SequenceId(id))
+        .unwrap()
 }
 
 #[test]
 fn every_number_of_ranks_and_threads_gives_the_same_bits() {
     let (_folder, source) = folder();
     let text = Text::new(1, 23, 0..6);
-    let steps = [batch([text.rows(0..20)]), batch([text.rows(20..21)]), batch([text.rows(21..23)])];
+    let steps = [
+        batch([text.rows(0..20)]),
+        batch([text.rows(20..21)]),
+        batch([text.rows(21..23)]),
+    ];
     let alone = run(&source, 1, 1, &steps);
-    assert!(alone.iter().flatten().all(|sampled| sampled.logprob.is_finite()));
+    assert!(
+        alone
+            .iter()
+            .flatten()
+            .all(|sampled| sampled.logprob.is_finite())
+    );
     for (degree, thread_count) in [(1, 3), (2, 1), (2, 2), (3, 1)] {
-        assert_eq!(run(&source, degree, thread_count, &steps), alone, "{degree} ranks");
+        assert_eq!(
+            run(&source, degree, thread_count, &steps),
+            alone,
+            "{degree} ranks"
+        );
     }
 }
 
@@ -102,9 +146,15 @@ fn a_prefill_in_chunks_gives_the_bits_of_the_whole() {
     let text = Text::new(1, 19, 0..5);
     let whole = last(&run(&source, 1, 1, &[batch([text.rows(0..19)])]), 1);
     for cuts in [vec![0, 1, 19], vec![0, 4, 8, 19], vec![0, 7, 13, 18, 19]] {
-        let steps: Vec<_> =
-            cuts.windows(2).map(|pair| batch([text.rows(pair[0]..pair[1])])).collect();
-        assert_eq!(last(&run(&source, 1, 1, &steps), 1), whole, "cut at {cuts:?}");
+        let steps: Vec<_> = cuts
+            .windows(2)
+            .map(|pair| batch([text.rows(pair[0]..pair[1])]))
+            .collect();
+        assert_eq!(
+            last(&run(&source, 1, 1, &steps), 1),
+            whole,
+            "cut at {cuts:?}"
+        );
     }
 }
 
@@ -125,10 +175,22 @@ fn neighbours_in_the_batch_change_nothing() {
     let (_folder, source) = folder();
     let text = Text::new(1, 17, [3, 9, 12, 14, 15]);
     let others = [Text::new(2, 9, [0, 1, 2]), Text::new(3, 12, [4, 5, 6])];
-    let alone = last(&run(&source, 1, 1, &[batch([text.rows(0..16)]), batch([text.rows(16..17)])]), 1);
+    let alone = last(
+        &run(
+            &source,
+            1,
+            1,
+            &[batch([text.rows(0..16)]), batch([text.rows(16..17)])],
+        ),
+        1,
+    );
     let crowded = [
         batch([others[0].rows(0..8), text.rows(0..16), others[1].rows(0..5)]),
-        batch([others[1].rows(5..12), others[0].rows(8..9), text.rows(16..17)]),
+        batch([
+            others[1].rows(5..12),
+            others[0].rows(8..9),
+            text.rows(16..17),
+        ]),
     ];
     for degree in 1..=3 {
         assert_eq!(last(&run(&source, degree, 1, &crowded), 1), alone);
@@ -160,13 +222,24 @@ fn a_batch_that_the_model_cannot_run_is_refused() {
     let mut backend = ReferenceBackend::load(&source, shard, CACHE, shared, &mut |_| {}).unwrap();
     let mut check = |text: Text, positions, expected: &str| {
         let error = backend.step(&batch([text.rows(positions)])).unwrap_err();
-        assert_eq!(error.to_string(), format!("sequence SequenceId(7) of the batch: {expected}"));
+        assert_eq!(
+            error.to_string(),
+            format!("sequence SequenceId(7) of the batch: {expected}")
+        );
     };
     let mut strange = Text::new(7, 3, 0..1);
     strange.tokens[1] = 101;
     check(strange, 0..3, "token 101 is not among the 101 of the model");
-    check(Text::new(7, 5, 0..1), 0..5, "its 1 blocks do not cover its positions");
-    check(Text::new(7, 5, [0, 32]), 0..5, "block 32 is not among the 32");
+    check(
+        Text::new(7, 5, 0..1),
+        0..5,
+        "its 1 blocks do not cover its positions",
+    );
+    check(
+        Text::new(7, 5, [0, 32]),
+        0..5,
+        "block 32 is not among the 32",
+    );
     check(Text::new(7, 5, [0, 1]), 0..0, "has no tokens");
 }
 
@@ -180,8 +253,14 @@ fn loading_reports_progress_up_to_what_was_announced() {
     ReferenceBackend::load(&source, shard, CACHE, shared, &mut progress).unwrap();
     let seen = seen.into_inner().unwrap();
     let need = MemoryNeed::of_rank(source.config(), shard, CACHE);
-    assert!(seen.windows(2).all(|pair| pair[0].done_bytes < pair[1].done_bytes));
-    let end = LoadProgress { done_bytes: need.weight_bytes, total_bytes: need.weight_bytes };
+    assert!(
+        seen.windows(2)
+            .all(|pair| pair[0].done_bytes < pair[1].done_bytes)
+    );
+    let end = LoadProgress {
+        done_bytes: need.weight_bytes,
+        total_bytes: need.weight_bytes,
+    };
     assert_eq!(seen.last(), Some(&end));
 }
 
@@ -193,10 +272,22 @@ fn what_cannot_be_loaded_is_refused_with_its_reason() {
         ReferenceBackend::load(&source, shard, cache, shared, &mut |_| {}).unwrap_err()
     };
     let four = refuse(Shard { rank: 0, degree: 4 }, CACHE).to_string();
-    assert!(four.ends_with("as rank 0 of 4: it can be cut into 1 to 3"), "{four}");
-    let empty = CacheShape { block_size: 0, block_count: 1 };
-    assert!(matches!(refuse(Shard { rank: 0, degree: 1 }, empty), LoadError::Cache { .. }));
-    let endless = CacheShape { block_size: 1 << 16, block_count: u32::MAX as usize };
+    assert!(
+        four.ends_with("as rank 0 of 4: it can be cut into 1 to 3"),
+        "{four}"
+    );
+    let empty = CacheShape {
+        block_size: 0,
+        block_count: 1,
+    };
+    assert!(matches!(
+        refuse(Shard { rank: 0, degree: 1 }, empty),
+        LoadError::Cache { .. }
+    ));
+    let endless = CacheShape {
+        block_size: 1 << 16,
+        block_count: u32::MAX as usize,
+    };
     let large = refuse(Shard { rank: 0, degree: 1 }, endless);
     assert!(matches!(large, LoadError::TooLarge { .. }), "{large}");
 }
@@ -211,8 +302,18 @@ fn a_rank_that_fails_to_load_fails_its_peers_at_once() {
     };
     let error = thread::scope(|scope| {
         let waiting = scope.spawn(|| load(0, CACHE).unwrap_err());
-        load(1, CacheShape { block_size: 0, block_count: 0 }).unwrap_err();
+        load(
+            1,
+            CacheShape {
+                block_size: 0,
+                block_count: 0,
+            },
+        )
+        .unwrap_err();
         waiting.join().unwrap()
     });
-    assert!(matches!(error, LoadError::Peer(StepError::PeerGone { rank: 0 })), "{error}");
+    assert!(
+        matches!(error, LoadError::Peer(StepError::PeerGone { rank: 0 })),
+        "{error}"
+    );
 }

@@ -75,7 +75,11 @@ struct ArchitectureJson {
 pub(crate) fn read(folder: &Path) -> Result<ModelConfig, OpenError> {
     let path = folder.join("config.json");
     let text = read_bounded(&path).map_err(|flaw| flaw.of(&path))?;
-    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = folder
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let mut config = parse(&text, name).map_err(|flaw| flaw.of(&path))?;
     let path = folder.join("generation_config.json");
     if path.exists() {
@@ -91,17 +95,25 @@ pub(crate) fn read(folder: &Path) -> Result<ModelConfig, OpenError> {
 
 fn read_bounded(path: &Path) -> Result<Vec<u8>, Flaw> {
     let mut text = Vec::new();
-    fs::File::open(path)?.take(BYTES_MAX + 1).read_to_end(&mut text)?;
+    fs::File::open(path)?
+        .take(BYTES_MAX + 1)
+        .read_to_end(&mut text)?;
     if text.len() as u64 > BYTES_MAX {
-        return Err(Flaw::malformed("file", format!("is longer than {BYTES_MAX} bytes")));
+        return Err(Flaw::malformed(
+            "file",
+            format!("is longer than {BYTES_MAX} bytes"),
+        ));
     }
     Ok(text)
 }
 
 fn generation_eos(text: &[u8]) -> Result<Vec<TokenId>, Flaw> {
-    let json: GenerationJson = serde_json::from_slice(text)
-        .map_err(|error| Flaw::malformed("JSON", error.to_string()))?;
-    Ok(json.eos_token_id.map(OneOrMore::into_vec).unwrap_or_default())
+    let json: GenerationJson =
+        serde_json::from_slice(text).map_err(|error| Flaw::malformed("JSON", error.to_string()))?;
+    Ok(json
+        .eos_token_id
+        .map(OneOrMore::into_vec)
+        .unwrap_or_default())
 }
 
 pub(crate) fn parse(text: &[u8], name: String) -> Result<ModelConfig, Flaw> {
@@ -116,7 +128,10 @@ pub(crate) fn parse(text: &[u8], name: String) -> Result<ModelConfig, Flaw> {
     let json: ConfigJson = serde_json::from_slice(text).map_err(fault)?;
     json.check_supported()?;
     let rope = json.rope()?;
-    let per_head = json.hidden_size.checked_div(json.num_attention_heads).unwrap_or(0);
+    let per_head = json
+        .hidden_size
+        .checked_div(json.num_attention_heads)
+        .unwrap_or(0);
     Ok(ModelConfig {
         name,
         hidden_size: json.hidden_size,
@@ -131,7 +146,10 @@ pub(crate) fn parse(text: &[u8], name: String) -> Result<ModelConfig, Flaw> {
         tied_embeddings: json.tie_word_embeddings,
         position_count_max: json.max_position_embeddings,
         bos: json.bos_token_id,
-        eos: json.eos_token_id.map(OneOrMore::into_vec).unwrap_or_default(),
+        eos: json
+            .eos_token_id
+            .map(OneOrMore::into_vec)
+            .unwrap_or_default(),
     })
 }
 
@@ -149,14 +167,20 @@ impl ConfigJson {
         } else {
             return Ok(());
         };
-        Err(Flaw::Unsupported { what, supported: "bias-free SiLU decoders in F32, F16, BF16 are" })
+        Err(Flaw::Unsupported {
+            what,
+            supported: "bias-free SiLU decoders in F32, F16, BF16 are",
+        })
     }
 
     fn rope(&self) -> Result<Rope, Flaw> {
         let scaled = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref());
         let theta = scaled.and_then(|rope| rope.rope_theta).or(self.rope_theta);
         let scaling = scaled.map_or(Ok(RopeScaling::None), RopeJson::scaling)?;
-        Ok(Rope { theta: theta.unwrap_or(10_000.0), scaling })
+        Ok(Rope {
+            theta: theta.unwrap_or(10_000.0),
+            scaling,
+        })
     }
 }
 
@@ -169,7 +193,9 @@ impl RopeJson {
         };
         match self.rope_type.as_deref() {
             None | Some("default") => Ok(RopeScaling::None),
-            Some("linear") => Ok(RopeScaling::Linear { factor: wanted(self.factor, "factor")? }),
+            Some("linear") => Ok(RopeScaling::Linear {
+                factor: wanted(self.factor, "factor")?,
+            }),
             Some("llama3") => Ok(RopeScaling::Llama3 {
                 factor: wanted(self.factor, "factor")?,
                 low_freq_factor: wanted(self.low_freq_factor, "low_freq_factor")?,
@@ -223,15 +249,20 @@ mod tests {
         };
         let numbers = r#""factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192"#;
-        let old = format!(
-            r#", "rope_theta": 5e5, "rope_scaling": {{"rope_type": "llama3", {numbers}}}"#
-        );
+        let old =
+            format!(r#", "rope_theta": 5e5, "rope_scaling": {{"rope_type": "llama3", {numbers}}}"#);
         let new = format!(
             r#", "rope_parameters": {{"rope_type": "llama3", "rope_theta": 5e5, {numbers}}}"#
         );
         for more in [old, new] {
             let rope = parsed(&more).unwrap().rope;
-            assert_eq!(rope, Rope { theta: 5e5, scaling: llama3.clone() });
+            assert_eq!(
+                rope,
+                Rope {
+                    theta: 5e5,
+                    scaling: llama3.clone()
+                }
+            );
         }
         assert_eq!(parsed("").unwrap().rope.scaling, RopeScaling::None);
     }
@@ -239,12 +270,21 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_named() {
         let refused = |more: &str| parsed(more).unwrap_err();
-        assert_eq!(refused(r#", "attention_bias": true"#), "a projection with bias is not supported");
-        assert_eq!(refused(r#", "hidden_act": "gelu""#), "activation \"gelu\" is not supported");
+        assert_eq!(
+            refused(r#", "attention_bias": true"#),
+            "a projection with bias is not supported"
+        );
+        assert_eq!(
+            refused(r#", "hidden_act": "gelu""#),
+            "activation \"gelu\" is not supported"
+        );
         let yarn = r#", "rope_scaling": {"rope_type": "yarn", "factor": 4.0}"#;
         assert_eq!(refused(yarn), "rope scaling \"yarn\" is not supported");
         let other = br#"{"architectures": ["GPT2LMHeadModel"], "n_embd": 768}"#;
         let flaw = parse(other, "m".to_owned()).unwrap_err();
-        assert_eq!(flaw.to_string(), "architecture GPT2LMHeadModel is not supported");
+        assert_eq!(
+            flaw.to_string(),
+            "architecture GPT2LMHeadModel is not supported"
+        );
     }
 }

@@ -83,7 +83,9 @@ fn config(path: &Path, header: &Header) -> Result<ModelConfig, Flaw> {
     let hidden_size = meta.size("llama.embedding_length")?;
     let per_head = hidden_size.checked_div(head_count).unwrap_or(0);
     let config = ModelConfig {
-        name: meta.text("general.name")?.unwrap_or_else(|| file_name(path)),
+        name: meta
+            .text("general.name")?
+            .unwrap_or_else(|| file_name(path)),
         hidden_size,
         layer_count: meta.size("llama.block_count")?,
         head_count,
@@ -96,19 +98,35 @@ fn config(path: &Path, header: &Header) -> Result<ModelConfig, Flaw> {
             theta: meta.number_or("llama.rope.freq_base", 10_000.0)?,
             scaling: rope_scaling(header)?,
         },
-        tied_embeddings: !header.tensors.contains_key(&Naming::Gguf.name(Weight::Head)),
+        tied_embeddings: !header
+            .tensors
+            .contains_key(&Naming::Gguf.name(Weight::Head)),
         position_count_max: meta.size("llama.context_length")?,
         bos: meta.token("tokenizer.ggml.bos_token_id")?,
-        eos: meta.token("tokenizer.ggml.eos_token_id")?.into_iter().collect(),
+        eos: meta
+            .token("tokenizer.ggml.eos_token_id")?
+            .into_iter()
+            .collect(),
     };
-    same(meta.size_or("llama.attention.value_length", config.head_dim)?, &config, "value_length")?;
-    same(meta.size_or("llama.rope.dimension_count", config.head_dim)?, &config, "rotated channels")?;
+    same(
+        meta.size_or("llama.attention.value_length", config.head_dim)?,
+        &config,
+        "value_length",
+    )?;
+    same(
+        meta.size_or("llama.rope.dimension_count", config.head_dim)?,
+        &config,
+        "rotated channels",
+    )?;
     Ok(config)
 }
 
 /// Refuses what the `llama` name also stands for but this decoder is not.
 fn supported(header: &Header) -> Result<(), Flaw> {
-    let architecture = header.metadata.text("general.architecture")?.unwrap_or_default();
+    let architecture = header
+        .metadata
+        .text("general.architecture")?
+        .unwrap_or_default();
     if architecture != "llama" {
         return Err(Flaw::Unsupported {
             what: format!("architecture {architecture:?}"),
@@ -134,9 +152,9 @@ fn rope_scaling(header: &Header) -> Result<RopeScaling, Flaw> {
     let meta = &header.metadata;
     match meta.text("llama.rope.scaling.type")?.as_deref() {
         None | Some("none") => Ok(RopeScaling::None),
-        Some("linear") => {
-            Ok(RopeScaling::Linear { factor: meta.number("llama.rope.scaling.factor")? })
-        }
+        Some("linear") => Ok(RopeScaling::Linear {
+            factor: meta.number("llama.rope.scaling.factor")?,
+        }),
         Some(other) => Err(Flaw::Unsupported {
             what: format!("rope scaling {other:?}"),
             supported: "none, linear and a rope_freqs tensor are",
@@ -147,14 +165,23 @@ fn rope_scaling(header: &Header) -> Result<RopeScaling, Flaw> {
 /// The stretches of tensor `rope_freqs.weight`, where the file has one.
 fn rope_factors(store: &TensorStore) -> Result<Option<Vec<f32>>, Flaw> {
     let name = Naming::Gguf.name(Weight::RopeFactors);
-    let Some(shape) = store.shape(&name) else { return Ok(None) };
+    let Some(shape) = store.shape(&name) else {
+        return Ok(None);
+    };
     // No head is wider than this; it bounds what is read before the config is checked.
     if shape.len() != 1 || shape[0] > 1 << 16 {
-        return Err(Flaw::malformed(format!("tensor {name}"), format!("has shape {shape:?}")));
+        return Err(Flaw::malformed(
+            format!("tensor {name}"),
+            format!("has shape {shape:?}"),
+        ));
     }
     let read = |error: &dyn std::error::Error| Flaw::malformed("rope factors", error.to_string());
     let factors = store.rows(&name, 0..1).map_err(|error| read(&error))?;
-    factors.flatten_all().and_then(|all| all.to_vec1()).map(Some).map_err(|error| read(&error))
+    factors
+        .flatten_all()
+        .and_then(|all| all.to_vec1())
+        .map(Some)
+        .map_err(|error| read(&error))
 }
 
 fn tokenizer(header: &Header) -> Result<GgufTokenizer, Flaw> {
@@ -171,7 +198,9 @@ fn tokenizer(header: &Header) -> Result<GgufTokenizer, Flaw> {
         unknown: meta.token("tokenizer.ggml.unknown_token_id")?,
         padding: meta.token("tokenizer.ggml.padding_token_id")?,
         add_bos: meta.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(false),
-        add_space_prefix: meta.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(false),
+        add_space_prefix: meta
+            .flag("tokenizer.ggml.add_space_prefix")?
+            .unwrap_or(false),
         chat_template: meta.text("tokenizer.chat_template")?,
     })
 }
@@ -194,7 +223,10 @@ fn same(value: usize, config: &ModelConfig, what: &str) -> Result<(), Flaw> {
 }
 
 fn file_name(path: &Path) -> String {
-    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 #[cfg(test)]

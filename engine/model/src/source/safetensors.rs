@@ -72,7 +72,10 @@ fn tensor_files(folder: &Path) -> Result<Vec<PathBuf>, OpenError> {
             }
         }
         if files.is_empty() {
-            return Err(Flaw::malformed("files named *.safetensors", "there are none"));
+            return Err(Flaw::malformed(
+                "files named *.safetensors",
+                "there are none",
+            ));
         }
         files.sort();
         Ok(files)
@@ -93,7 +96,9 @@ pub(crate) fn read_header(
     bytes.read_exact(&mut size)?;
     let size = u64::from_le_bytes(size);
     if size > HEADER_BYTES_MAX || size > length - 8 {
-        return Err(fault(format!("a header of {size} bytes in a file of {length}")));
+        return Err(fault(format!(
+            "a header of {size} bytes in a file of {length}"
+        )));
     }
     let mut header = vec![0; usize::try_from(size).expect("headers are below 16 MiB")];
     bytes.read_exact(&mut header)?;
@@ -117,7 +122,11 @@ fn place(entry: Entry, start: u64, length: u64) -> Result<Stored, String> {
         "F32" => GgmlDType::F32,
         "F16" => GgmlDType::F16,
         "BF16" => GgmlDType::BF16,
-        other => return Err(format!("has dtype {other}; F32, F16 and BF16 are supported")),
+        other => {
+            return Err(format!(
+                "has dtype {other}; F32, F16 and BF16 are supported"
+            ));
+        }
     };
     if entry.shape.is_empty() || entry.shape.len() > DIMENSIONS_MAX || entry.shape.contains(&0) {
         return Err(format!("has the impossible shape {:?}", entry.shape));
@@ -128,17 +137,26 @@ fn place(entry: Entry, start: u64, length: u64) -> Result<Stored, String> {
         .ok_or_else(|| format!("has shape {:?}, which is past 2^64 bytes", entry.shape))?;
     let (begin, end) = entry.data_offsets;
     if end.checked_sub(begin) != Some(bytes as u64) {
-        return Err(format!("needs {bytes} bytes and has those from {begin} to {end}"));
+        return Err(format!(
+            "needs {bytes} bytes and has those from {begin} to {end}"
+        ));
     }
     if end > length - start {
         return Err(format!("ends at byte {end} of {}", length - start));
     }
-    Ok(Stored { encoding, shape: entry.shape, range: start + begin..start + end })
+    Ok(Stored {
+        encoding,
+        shape: entry.shape,
+        range: start + begin..start + end,
+    })
 }
 
 /// The tensors cover the file from `start` to its end, each byte once, as the format demands.
 fn without_gaps(tensors: &BTreeMap<String, Stored>, start: u64, length: u64) -> Result<(), Flaw> {
-    let mut by_start: Vec<_> = tensors.iter().map(|(name, tensor)| (&tensor.range, name)).collect();
+    let mut by_start: Vec<_> = tensors
+        .iter()
+        .map(|(name, tensor)| (&tensor.range, name))
+        .collect();
     by_start.sort_by_key(|(range, _)| (range.start, range.end));
     let mut end = start;
     for (range, name) in by_start {

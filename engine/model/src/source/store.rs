@@ -74,28 +74,38 @@ impl TensorStore {
     }
 
     pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensors.get(name).map(|(_, stored)| stored.shape.as_slice())
+        self.tensors
+            .get(name)
+            .map(|(_, stored)| stored.shape.as_slice())
     }
 
     pub(crate) fn stored_bytes(&self) -> u64 {
-        self.tensors.values().map(|(_, stored)| stored.range.end - stored.range.start).sum()
+        self.tensors
+            .values()
+            .map(|(_, stored)| stored.range.end - stored.range.start)
+            .sum()
     }
 
     /// Rows of tensor `name` as `(rows, columns)`, f32; a vector is one row.
     pub(crate) fn rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor, ReadError> {
-        let (file_index, stored) =
-            self.tensors.get(name).expect("weights are checked when the model is opened");
+        let (file_index, stored) = self
+            .tensors
+            .get(name)
+            .expect("weights are checked when the model is opened");
         let (path, file) = &self.files[*file_index];
         let (range, columns) = stored.locate(&rows);
         let mut bytes = vec![0; range.len()];
         let start = stored.range.start + range.start as u64;
-        file.read_exact_at(&mut bytes, start).map_err(|source| ReadError::Io {
+        file.read_exact_at(&mut bytes, start)
+            .map_err(|source| ReadError::Io {
+                name: name.to_owned(),
+                path: path.clone(),
+                source,
+            })?;
+        decode(stored.encoding, &bytes, (rows.len(), columns)).map_err(|source| ReadError::Decode {
             name: name.to_owned(),
-            path: path.clone(),
             source,
-        })?;
-        decode(stored.encoding, &bytes, (rows.len(), columns))
-            .map_err(|source| ReadError::Decode { name: name.to_owned(), source })
+        })
     }
 }
 
@@ -106,7 +116,10 @@ impl Stored {
     fn locate(&self, rows: &Range<usize>) -> (Range<usize>, usize) {
         let columns = self.shape.last().copied().unwrap_or(1);
         let row_count = self.shape.iter().rev().skip(1).product::<usize>();
-        assert!(rows.start <= rows.end && rows.end <= row_count, "rows lie in the tensor");
+        assert!(
+            rows.start <= rows.end && rows.end <= row_count,
+            "rows lie in the tensor"
+        );
         let row_bytes = columns / self.encoding.block_size() * self.encoding.type_size();
         (rows.start * row_bytes..rows.end * row_bytes, columns)
     }

@@ -52,8 +52,10 @@ const LAYER_WEIGHTS: [LayerWeight; 9] = [
 /// Every weight that `config` asks for, with its shape.
 pub(crate) fn expected(config: &ModelConfig) -> Vec<(Weight, Vec<usize>)> {
     let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-    let mut all =
-        vec![(Weight::Embedding, vec![vocab, hidden]), (Weight::FinalNorm, vec![hidden])];
+    let mut all = vec![
+        (Weight::Embedding, vec![vocab, hidden]),
+        (Weight::FinalNorm, vec![hidden]),
+    ];
     if !config.tied_embeddings {
         all.push((Weight::Head, vec![vocab, hidden]));
     }
@@ -61,7 +63,8 @@ pub(crate) fn expected(config: &ModelConfig) -> Vec<(Weight, Vec<usize>)> {
         all.push((Weight::RopeFactors, vec![factors.len()]));
     }
     for layer in 0..config.layer_count {
-        let shapes = LAYER_WEIGHTS.map(|weight| (Weight::Layer(layer, weight), weight.shape(config)));
+        let shapes =
+            LAYER_WEIGHTS.map(|weight| (Weight::Layer(layer, weight), weight.shape(config)));
         all.extend(shapes);
     }
     all
@@ -149,7 +152,10 @@ impl Naming {
 
     /// Rows of this weight need [`pairs_apart`].
     pub(crate) fn interleaves_pairs(self, weight: Weight) -> bool {
-        let rotated = matches!(weight, Weight::Layer(_, LayerWeight::Query | LayerWeight::Key));
+        let rotated = matches!(
+            weight,
+            Weight::Layer(_, LayerWeight::Query | LayerWeight::Key)
+        );
         self == Self::Gguf && rotated
     }
 }

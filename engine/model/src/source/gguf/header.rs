@@ -55,7 +55,11 @@ struct Bounded<R> {
 impl Header {
     /// Reads the header of a file of `length` bytes.
     pub(crate) fn read(inner: impl Read, length: u64) -> Result<Self, Flaw> {
-        let mut bytes = Bounded { inner, position: 0, length };
+        let mut bytes = Bounded {
+            inner,
+            position: 0,
+            length,
+        };
         let (tensor_count, key_count) = preamble(&mut bytes)?;
         let metadata = read_metadata(&mut bytes, key_count)?;
         let alignment = alignment(&metadata)?;
@@ -118,7 +122,12 @@ fn read_value(bytes: &mut Bounded<impl Read>, part: &str, kind: u32) -> Result<V
         7 => Value::Flag(bytes.flag(part)?),
         8 => Value::Text(bytes.string(part, STRING_BYTES_MAX)?),
         9 => read_array(bytes, part)?,
-        _ => return Err(Flaw::malformed(part, format!("has the unknown type {kind}"))),
+        _ => {
+            return Err(Flaw::malformed(
+                part,
+                format!("has the unknown type {kind}"),
+            ));
+        }
     })
 }
 
@@ -126,7 +135,10 @@ fn read_array(bytes: &mut Bounded<impl Read>, part: &str) -> Result<Value, Flaw>
     let kind = bytes.u32(part)?;
     let Some(bytes_min) = bytes_min(kind) else {
         // llama.cpp reads no arrays of arrays either.
-        return Err(Flaw::malformed(part, format!("is an array of the unusable type {kind}")));
+        return Err(Flaw::malformed(
+            part,
+            format!("is an array of the unusable type {kind}"),
+        ));
     };
     let count = bytes.count(part, "array elements", bytes_min, ARRAY_MAX)?;
     Ok(match kind {
@@ -181,7 +193,10 @@ fn describe(bytes: &mut Bounded<impl Read>, index: u64) -> Result<Described, Fla
     let part = format!("tensor {name}");
     let dimension_count = bytes.u32(&part)?;
     if !(1..=DIMENSIONS_MAX).contains(&dimension_count) {
-        return Err(Flaw::malformed(part, format!("has {dimension_count} dimensions")));
+        return Err(Flaw::malformed(
+            part,
+            format!("has {dimension_count} dimensions"),
+        ));
     }
     let mut shape = Vec::new();
     for _ in 0..dimension_count {
@@ -196,7 +211,12 @@ fn describe(bytes: &mut Bounded<impl Read>, index: u64) -> Result<Described, Fla
         supported: "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K are",
     })?;
     let offset = bytes.u64(&part)?;
-    Ok(Described { name, encoding, shape, offset })
+    Ok(Described {
+        name,
+        encoding,
+        shape,
+        offset,
+    })
 }
 
 /// `ggml_type` numbers.
@@ -221,8 +241,10 @@ fn encoding(kind: u32) -> Result<GgmlDType, u32> {
 
 /// No two tensors share a byte.
 fn apart(tensors: &BTreeMap<String, Stored>) -> Result<(), Flaw> {
-    let mut by_start: Vec<(&str, &Range<u64>)> =
-        tensors.iter().map(|(name, stored)| (name.as_str(), &stored.range)).collect();
+    let mut by_start: Vec<(&str, &Range<u64>)> = tensors
+        .iter()
+        .map(|(name, stored)| (name.as_str(), &stored.range))
+        .collect();
     by_start.sort_by_key(|(_, range)| (range.start, range.end));
     for pair in by_start.windows(2) {
         let ((first, range), (second, next)) = (pair[0], pair[1]);
@@ -242,15 +264,22 @@ impl Described {
         let part = format!("tensor {}", self.name);
         let fault = |reason: String| Flaw::malformed(part.clone(), reason);
         if !self.offset.is_multiple_of(alignment) {
-            return Err(fault(format!("starts at {}, off the alignment {alignment}", self.offset)));
+            return Err(fault(format!(
+                "starts at {}, off the alignment {alignment}",
+                self.offset
+            )));
         }
-        let bytes = self.size_bytes().map_err(|reason| fault(reason.to_owned()))?;
+        let bytes = self
+            .size_bytes()
+            .map_err(|reason| fault(reason.to_owned()))?;
         let begin = start.checked_add(self.offset);
         let end = begin.and_then(|begin| begin.checked_add(bytes));
         match (begin, end) {
-            (Some(begin), Some(end)) if end <= length => {
-                Ok(Stored { encoding: self.encoding, shape: self.shape, range: begin..end })
-            }
+            (Some(begin), Some(end)) if end <= length => Ok(Stored {
+                encoding: self.encoding,
+                shape: self.shape,
+                range: begin..end,
+            }),
             _ => Err(fault(format!(
                 "takes {bytes} bytes from {} on, the file ends at {length}",
                 begin.map_or_else(|| "past 2^64".to_owned(), |begin| begin.to_string()),
@@ -288,10 +317,12 @@ impl<R: Read> Bounded<R> {
 
     fn fill(&mut self, part: &str, buffer: &mut [u8]) -> Result<(), Flaw> {
         self.need(part, buffer.len() as u64)?;
-        self.inner.read_exact(buffer).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => Flaw::malformed(part, "the file ends within it"),
-            _ => Flaw::Io(error),
-        })?;
+        self.inner
+            .read_exact(buffer)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => Flaw::malformed(part, "the file ends within it"),
+                _ => Flaw::Io(error),
+            })?;
         self.position += buffer.len() as u64;
         Ok(())
     }
@@ -314,7 +345,10 @@ impl<R: Read> Bounded<R> {
     fn count(&mut self, part: &str, of: &str, bytes_min: u64, max: u64) -> Result<u64, Flaw> {
         let count = self.u64(part)?;
         if count > max {
-            return Err(Flaw::malformed(part, format!("{count} {of} are more than {max}")));
+            return Err(Flaw::malformed(
+                part,
+                format!("{count} {of} are more than {max}"),
+            ));
         }
         self.need(part, count * bytes_min)?;
         Ok(count)
@@ -363,7 +397,10 @@ impl<R: Read> Bounded<R> {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is what is wanted")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounding to f32 is what is wanted"
+)]
 fn narrow(value: f64) -> f32 {
     value as f32
 }

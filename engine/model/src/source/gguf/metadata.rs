@@ -86,7 +86,11 @@ impl Metadata {
     }
 
     pub(crate) fn number_or(&self, key: &str, default: f32) -> Result<f32, Flaw> {
-        if self.values.contains_key(key) { self.number(key) } else { Ok(default) }
+        if self.values.contains_key(key) {
+            self.number(key)
+        } else {
+            Ok(default)
+        }
     }
 
     pub(crate) fn texts(&self, key: &str) -> Result<Vec<String>, Flaw> {
@@ -144,7 +148,10 @@ fn missing(key: &str) -> Flaw {
     Flaw::malformed(key_part(key), "is missing")
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is what is wanted")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "rounding to f32 is what is wanted"
+)]
 fn narrow(value: f64) -> f32 {
     value as f32
 }

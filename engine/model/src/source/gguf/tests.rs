@@ -26,7 +26,9 @@ fn the_tiny_model_is_read_as_it_was_written() {
     let folder = tempfile::tempdir().unwrap();
     let source = ModelSource::open(&tiny::write_gguf(folder.path())).unwrap();
     assert_eq!(source.config(), &tiny::config());
-    let TokenizerFiles::Gguf(tokenizer) = source.tokenizer() else { panic!("it is a GGUF file") };
+    let TokenizerFiles::Gguf(tokenizer) = source.tokenizer() else {
+        panic!("it is a GGUF file")
+    };
     assert_eq!(tokenizer.model, "gpt2");
     assert_eq!(tokenizer.tokens, ["<s>", "a", "b"]);
     assert_eq!((tokenizer.bos, tokenizer.eos), (Some(1), Some(2)));
@@ -44,12 +46,21 @@ fn a_wrong_start_is_refused() {
 fn a_tensor_that_its_file_cannot_hold_is_refused_by_name() {
     let mut short = with_tensor(&[4, 8], 0, 128);
     short.truncate(short.len() - 1);
-    refused(&short, "tensor w: takes 128 bytes from 96 on, the file ends at 223");
+    refused(
+        &short,
+        "tensor w: takes 128 bytes from 96 on, the file ends at 223",
+    );
     let huge = with_tensor(&[1 << 40, 1 << 40], 0, 32);
     refused(&huge, "tensor w: has a size past 2^64");
     let ragged = with_tensor(&[2, 33], 8, 68);
-    refused(&ragged, "tensor w: has rows that are no whole blocks of its type");
-    refused(&with_tensor(&[2, 32], 99, 64), "type 99 of tensor w is not supported");
+    refused(
+        &ragged,
+        "tensor w: has rows that are no whole blocks of its type",
+    );
+    refused(
+        &with_tensor(&[2, 32], 99, 64),
+        "type 99 of tensor w is not supported",
+    );
 }
 
 #[test]
@@ -60,7 +71,10 @@ fn counts_are_refused_before_memory_is_taken() {
         bytes.extend(keys.to_le_bytes());
         bytes
     };
-    refused(&counts(u64::MAX, 0), "header: 18446744073709551615 tensors are more than 65536");
+    refused(
+        &counts(u64::MAX, 0),
+        "header: 18446744073709551615 tensors are more than 65536",
+    );
     refused(&counts(0, 60_000), "header: the file ends at 24 within it");
 }
 
@@ -84,7 +98,8 @@ fn other_architectures_are_named() {
     gguf.text("general.architecture", "gemma3");
     fs::write(&path, gguf.finish()).unwrap();
     let message = ModelSource::open(&path).unwrap_err().to_string();
-    let expected = "architecture \"gemma3\" is not supported; GGUF files of architecture \"llama\" are";
+    let expected =
+        "architecture \"gemma3\" is not supported; GGUF files of architecture \"llama\" are";
     assert!(message.ends_with(expected), "{message}");
 }
 
@@ -95,7 +110,10 @@ fn every_truncation_is_an_error() {
     // Each byte of the header, then some of the data; the last bytes are padding.
     let header = (0..4_096).chain((4_096..whole.len() - 32).step_by(997));
     for length in header {
-        assert!(read_bytes(&whole[..length]).is_err(), "{length} bytes pass as a whole file");
+        assert!(
+            read_bytes(&whole[..length]).is_err(),
+            "{length} bytes pass as a whole file"
+        );
     }
 }
 

@@ -32,7 +32,10 @@ fn the_tiny_folder_is_read_as_it_was_written() {
         assert_eq!(source.config().kv_head_count, 3);
         let norm = source.rows(crate::source::Weight::FinalNorm, 0..1).unwrap();
         let (_, expected) = &tiny::weights()["model.norm.weight"];
-        assert_eq!(&norm.flatten_all().unwrap().to_vec1::<f32>().unwrap(), expected);
+        assert_eq!(
+            &norm.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+            expected
+        );
     }
 }
 
@@ -41,10 +44,26 @@ fn a_header_that_lies_is_refused_with_the_tensor_named() {
     let one = |dtype: &str, shape: &str, offsets: &str| {
         format!(r#"{{"w": {{"dtype": "{dtype}", "shape": {shape}, "data_offsets": {offsets}}}}}"#)
     };
-    refused(&one("F32", "[2]", "[0, 4]"), 8, "tensor w: needs 8 bytes and has those from 0 to 4");
-    refused(&one("F32", "[2]", "[0, 8]"), 7, "tensor w: ends at byte 8 of 7");
-    refused(&one("F32", "[2]", "[8, 0]"), 8, "tensor w: needs 8 bytes and has those from 8 to 0");
-    refused(&one("F32", "[0]", "[0, 0]"), 0, "tensor w: has the impossible shape [0]");
+    refused(
+        &one("F32", "[2]", "[0, 4]"),
+        8,
+        "tensor w: needs 8 bytes and has those from 0 to 4",
+    );
+    refused(
+        &one("F32", "[2]", "[0, 8]"),
+        7,
+        "tensor w: ends at byte 8 of 7",
+    );
+    refused(
+        &one("F32", "[2]", "[8, 0]"),
+        8,
+        "tensor w: needs 8 bytes and has those from 8 to 0",
+    );
+    refused(
+        &one("F32", "[0]", "[0, 0]"),
+        0,
+        "tensor w: has the impossible shape [0]",
+    );
     let wide = "[4294967296, 4294967296, 2]";
     refused(
         &one("F32", wide, "[0, 8]"),
@@ -52,7 +71,11 @@ fn a_header_that_lies_is_refused_with_the_tensor_named() {
         "tensor w: has shape [4294967296, 4294967296, 2], which is past 2^64 bytes",
     );
     let int = one("I64", "[1]", "[0, 8]");
-    refused(&int, 8, "tensor w: has dtype I64; F32, F16 and BF16 are supported");
+    refused(
+        &int,
+        8,
+        "tensor w: has dtype I64; F32, F16 and BF16 are supported",
+    );
     let twice = r#"{"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
         "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}"#;
     let flaw = read_bytes(&file(twice, 4)).unwrap_err().to_string();
@@ -68,25 +91,37 @@ fn a_header_longer_than_its_file_is_refused_before_memory_is_taken() {
     let mut bytes = (1_u64 << 60).to_le_bytes().to_vec();
     bytes.extend(b"{}");
     let flaw = read_bytes(&bytes).unwrap_err().to_string();
-    assert_eq!(flaw, "header: a header of 1152921504606846976 bytes in a file of 10");
+    assert_eq!(
+        flaw,
+        "header: a header of 1152921504606846976 bytes in a file of 10"
+    );
 }
 
 #[test]
 fn a_folder_that_lacks_something_says_what() {
     let folder = tempfile::tempdir().unwrap();
     let message = ModelSource::open(folder.path()).unwrap_err().to_string();
-    assert!(message.ends_with("files named *.safetensors: there are none"), "{message}");
+    assert!(
+        message.ends_with("files named *.safetensors: there are none"),
+        "{message}"
+    );
     tiny::write_folder(folder.path(), Dtype::F32);
     let mut config = tiny::config_json();
     config["num_hidden_layers"] = 3.into();
     fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let message = ModelSource::open(folder.path()).unwrap_err().to_string();
-    assert!(message.ends_with("model.layers.2.input_layernorm.weight: is missing"), "{message}");
+    assert!(
+        message.ends_with("model.layers.2.input_layernorm.weight: is missing"),
+        "{message}"
+    );
     config["num_hidden_layers"] = 2.into();
     config["intermediate_size"] = 51.into();
     fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let message = ModelSource::open(folder.path()).unwrap_err().to_string();
-    assert!(message.ends_with("has shape [50, 40] where the config needs [51, 40]"), "{message}");
+    assert!(
+        message.ends_with("has shape [50, 40] where the config needs [51, 40]"),
+        "{message}"
+    );
 }
 
 proptest! {
