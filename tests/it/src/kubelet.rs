@@ -1,0 +1,90 @@
+//! Plays kubelet: there is none here, and no controller-manager either.
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::json;
+
+use crate::wait::{PATIENCE, eventually};
+
+/// Posts a Ready node with so many GPUs and takes the taint away that every new node gets.
+///
+/// # Errors
+/// When the API server refuses.
+pub async fn join_node(admin: &Client, name: &str, gpu_count: usize) -> Result<()> {
+    let nodes: Api<Node> = Api::all(admin.clone());
+    let amounts = json!({
+        "cpu": "64", "memory": "512Gi", "pods": "110", "nvidia.com/gpu": gpu_count.to_string(),
+    });
+    let node: Node = serde_json::from_value(json!({
+        "metadata": {"name": name, "labels": {
+            "kubernetes.io/hostname": name, "kubernetes.io/os": "linux",
+        }},
+        "status": {
+            "capacity": amounts, "allocatable": amounts,
+            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
+        },
+    }))?;
+    nodes
+        .create(&PostParams::default(), &node)
+        .await
+        .with_context(|| format!("node {name}"))?;
+    let untaint = Patch::Merge(json!({"spec": {"taints": null}}));
+    nodes
+        .patch(name, &PatchParams::default(), &untaint)
+        .await
+        .context("taking the taint away")?;
+    Ok(())
+}
+
+/// The account that every pod without one of its own needs; the controller-manager would make it.
+///
+/// # Errors
+/// When the namespace does not appear in time.
+pub async fn make_default_account(admin: &Client, namespace: &str) -> Result<()> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(admin.clone(), namespace);
+    let mut account = ServiceAccount::default();
+    account.metadata.name = Some("default".to_owned());
+    eventually(
+        "the namespace of the default account",
+        PATIENCE,
+        async || {
+            if accounts.get_opt("default").await?.is_none() {
+                accounts.create(&PostParams::default(), &account).await?;
+            }
+            Ok(())
+        },
+    )
+    .await
+}
+
+/// Removes a pod at once, as a kubelet does when its containers are gone.
+///
+/// # Errors
+/// When the API server refuses.
+pub async fn remove_pod(admin: &Client, namespace: &str, name: &str) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(admin.clone(), namespace);
+    let now = DeleteParams::default().grace_period(0);
+    pods.delete(name, &now)
+        .await
+        .with_context(|| format!("deleting pod {name}"))?;
+    eventually("the pod to be gone", PATIENCE, async || {
+        ensure!(pods.get_opt(name).await?.is_none(), "it is still there");
+        Ok(())
+    })
+    .await
+}
+
+/// Reports a pod's phase: `Running`, `Succeeded`.
+///
+/// # Errors
+/// When the API server refuses.
+pub async fn report_phase(admin: &Client, namespace: &str, name: &str, phase: &str) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(admin.clone(), namespace);
+    let status = Patch::Merge(json!({"status": {"phase": phase}}));
+    pods.patch_status(name, &PatchParams::default(), &status)
+        .await
+        .with_context(|| format!("reporting pod {name} as {phase}"))?;
+    Ok(())
+}

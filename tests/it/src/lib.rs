@@ -1,0 +1,35 @@
+//! What the end-to-end stories stand on: a real control plane, our binaries, and a hand that plays kubelet.
+//!
+//! * [`story`]: tells one story in a folder of its own, or says what this machine lacks for it
+//! * [`control_plane`]: etcd and kube-apiserver; [`process`] keeps any program running
+//! * [`cluster`]: a control plane with our shipped manifests applied, patched as [`patches`] lists
+//! * [`agent`], [`pair`]: our services as the manifests start them
+//! * [`kubelet`]: nodes and pods without a kubelet; [`wait`]: deadlines instead of sleeps
+//!
+//! Prints to stdout, which the test runner keeps and shows where a story fails.
+//!
+//! Decides nothing that the product decides: it starts, watches and asks.
+
+#![expect(
+    clippy::print_stdout,
+    reason = "what a story did is shown where it fails"
+)]
+
+pub mod accounts;
+pub mod agent;
+pub mod cluster;
+pub mod control_plane;
+pub mod http1;
+mod hwloc_xml;
+pub mod kubelet;
+pub mod machines;
+pub mod manifests;
+pub mod pair;
+pub mod patches;
+pub mod pods;
+pub mod ports;
+pub mod process;
+pub mod programs;
+pub mod relay;
+pub mod story;
+pub mod wait;

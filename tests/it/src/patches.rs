@@ -1,0 +1,179 @@
+//! The one list of what differs from the shipped manifests, because no kubelet runs them here.
+//!
+//! There are no images and no network of pods: programs run on this machine's loopback, side by side,
+//! so each has ports, files and a kubeconfig of its own. Everything else is used as it is shipped. Each
+//! patch must match exactly once and is printed when it is applied.
+
+use std::fmt;
+use std::path::Path;
+
+use crate::machines::LaidOut;
+
+/// The shipped file with the agent's DaemonSet.
+pub const DAEMONSET: &str = "daemonset/daemonset.yaml";
+/// The shipped file with kube-scheduler's configuration.
+pub const SCHEDULER_CONFIG: &str = "scheduler-config/config.yaml";
+/// The shipped file with kube-scheduler and extender.
+pub const DEPLOYMENT: &str = "scheduler-config/deployment.yaml";
+/// The shipped example of an engine's pod.
+pub const ENGINE_POD: &str = "scheduler-config/optional/engine-pod.yaml";
+
+/// One replacement in one shipped file.
+#[derive(Clone, Debug)]
+pub struct Patch {
+    /// Below the repository's root.
+    pub file: &'static str,
+    /// Text that is in it exactly once.
+    pub from: &'static str,
+    /// What stands there instead.
+    pub to: String,
+    /// Why it cannot stay.
+    pub why: &'static str,
+}
+
+/// What one scheduler-extender pair has of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct PairPlace<'a> {
+    /// Where kube-scheduler finds the extender, or whoever stands between them.
+    pub extender_url_port: u16,
+    /// Where the extender listens.
+    pub extender_port: u16,
+    /// Where kube-scheduler listens.
+    pub scheduler_port: u16,
+    /// The scheduler's own.
+    pub kubeconfig: &'a Path,
+    /// The configuration, written out as a kubelet would mount it.
+    pub config: &'a Path,
+}
+
+// === impl Patch ===
+
+impl fmt::Display for Patch {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            file,
+            from,
+            to,
+            why,
+        } = self;
+        write!(
+            out,
+            "{file}: `{from}` becomes `{}` ({why})",
+            to.replace('\n', "⏎")
+        )
+    }
+}
+
+/// For one scheduler-extender pair.
+#[must_use]
+pub fn of_pair(place: &PairPlace<'_>) -> Vec<Patch> {
+    let PairPlace {
+        extender_url_port,
+        extender_port,
+        scheduler_port,
+        kubeconfig,
+        config,
+    } = place;
+    vec![
+        Patch {
+            file: SCHEDULER_CONFIG,
+            from: "http://127.0.0.1:8888",
+            to: format!("http://127.0.0.1:{extender_url_port}"),
+            why: "two pairs share this machine's loopback",
+        },
+        Patch {
+            file: SCHEDULER_CONFIG,
+            from: "    percentageOfNodesToScore: 100\n",
+            to: format!(
+                "    percentageOfNodesToScore: 100\n    clientConnection: {{kubeconfig: '{}'}}\n",
+                kubeconfig.display()
+            ),
+            why: "no kubelet mounts the account's token",
+        },
+        Patch {
+            file: DEPLOYMENT,
+            from: "--config=/etc/berth/scheduler.yaml",
+            to: format!("--config={}", config.display()),
+            why: "no kubelet mounts the ConfigMap",
+        },
+        Patch {
+            file: DEPLOYMENT,
+            from: "--secure-port=10259",
+            to: lines(&[
+                format!("--secure-port={scheduler_port}"),
+                "--bind-address=127.0.0.1".to_owned(),
+            ]),
+            why: "two pairs share this machine's loopback",
+        },
+        Patch {
+            file: DEPLOYMENT,
+            from: "--listen=127.0.0.1:8888",
+            to: format!("--listen=127.0.0.1:{extender_port}"),
+            why: "two pairs share this machine's loopback",
+        },
+    ]
+}
+
+/// For a story in which silence is told apart from life, and which cannot wait for a minute.
+#[must_use]
+pub fn stale_after(seconds: u32) -> Patch {
+    Patch {
+        file: DEPLOYMENT,
+        from: "--stale-after=60s",
+        to: format!("--stale-after={seconds}s"),
+        why: "the story waits for it",
+    }
+}
+
+/// For an agent of a machine that was laid out.
+#[must_use]
+pub fn of_agent(machine: &LaidOut, nvml_library: &Path) -> Patch {
+    let [sysfs, hwloc] = [machine.sysfs_root.display(), machine.hwloc_xml.display()];
+    let nvml = nvml_library.display();
+    Patch {
+        file: DAEMONSET,
+        from: "--sysfs-root=/host/sys",
+        to: lines(&[
+            format!("--sysfs-root={sysfs}"),
+            format!("--hwloc-xml={hwloc}"),
+            format!("--nvml-library={nvml}"),
+        ]),
+        why: "the recorded machine's files stand for the host's, and there is no driver",
+    }
+}
+
+/// For the example engine: where the model is, and a port of its own.
+#[must_use]
+pub fn of_engine(model: &Path, port: u16) -> Vec<Patch> {
+    vec![
+        Patch {
+            file: ENGINE_POD,
+            from: "--model=/models/SmolLM2-135M-Instruct.Q4_1.gguf",
+            to: format!("--model={}", model.display()),
+            why: "no kubelet mounts the claim",
+        },
+        Patch {
+            file: ENGINE_POD,
+            from: "persistentVolumeClaim: {claimName: models, readOnly: true}",
+            to: "emptyDir: {}".to_owned(),
+            why: "nobody provisions volumes here",
+        },
+        Patch {
+            file: ENGINE_POD,
+            from: "--host=0.0.0.0",
+            to: "--host=127.0.0.1".to_owned(),
+            why: "the engine runs on this machine",
+        },
+        Patch {
+            file: ENGINE_POD,
+            from: "--port=8000",
+            to: format!("--port={port}"),
+            why: "the engine runs on this machine",
+        },
+    ]
+}
+
+/// Several arguments in place of one, indented as they are in the manifests.
+fn lines(args: &[String]) -> String {
+    args.join("\n            - ")
+}
