@@ -33,6 +33,7 @@ mod linear;
 mod load;
 mod memory;
 mod plan;
+mod product;
 mod rope;
 mod shard;
 mod team;

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::cache::{Context, PartCache};
 use super::plan::{Plan, Rows};
+use super::product::{rows_times, weighted_sums};
 
 /// What one part brings to attention for all rows of a step; `(rows, width)` each, f32,
 /// contiguous, keys and queries already rotated.
@@ -44,17 +45,12 @@ fn attend_row(
     queries: &Tensor,
 ) -> Result<Tensor> {
     let visible = sequence.first_position + index + 1;
-    let keys = context.keys.narrow(0, 0, visible)?.t()?;
+    let keys = context.keys.narrow(0, 0, visible)?;
     let values = context.values.narrow(0, 0, visible)?;
-    let head_dim = keys.dim(0)?;
+    let head_dim = keys.dim(1)?;
     let query = queries.narrow(0, sequence.first_row + index, 1)?;
+    let heads = query.reshape(((), head_dim))?;
     let scale = 1.0 / f64::sqrt(u32::try_from(head_dim).expect("heads are narrow").into());
-    let heads: Vec<Tensor> = (0..query.dim(1)? / head_dim)
-        .map(|head| {
-            // One head at a time: a product of one row never leaves the calling thread.
-            let scores = query.narrow(1, head * head_dim, head_dim)?.matmul(&keys)?;
-            softmax_last_dim(&scores.affine(scale, 0.0)?)?.matmul(&values)
-        })
-        .collect::<Result<_>>()?;
-    Tensor::cat(&heads, 1)
+    let scores = rows_times(&heads, &keys)?.affine(scale, 0.0)?;
+    weighted_sums(&softmax_last_dim(&scores)?, &values)?.reshape((1, ()))
 }
