@@ -1,13 +1,19 @@
 #!/usr/bin/env python3
-"""Writes NAME.raw.json for every machine of facts.py: what NVML, sysfs and hwloc answer there.
+"""Writes the two files of every machine of facts.py.
 
-    machines/generate.py            writes all
-    machines/generate.py --check    fails if a committed file differs
+NAME.raw.json is what NVML, sysfs and hwloc answer there; NAME.json is the NodeTopology that the
+agent derives from it.
+
+    machines/generate.py                    writes the raw files
+    machines/generate.py --agent PROGRAM    and, with berth-node-agent, the topologies
+    machines/generate.py --check […]        writes nothing, fails if a committed file differs
 """
 
+import argparse
 import json
 import pathlib
 import re
+import subprocess
 import sys
 import uuid
 
@@ -393,14 +399,37 @@ def wrapped(items, pad, end, width):
     return "[\n" + ",\n".join(pad + line for line in [*lines, line]) + f"\n{end}]"
 
 
+# --- NodeTopology ---
+
+
+def topology(agent, name, source):
+    """What the agent prints for the raw file, less what is of the run and not of the machine."""
+    command = [agent, "--probe", f"recorded:{HERE / name}.raw.json", "--node-name", name,
+               "--once", "--print", "json", "--log", "warn"]
+    seen = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    seen["metadata"] = {"annotations": {"berth.dev/source": source}, "name": name}
+    for volatile in ("observedAt", "agentVersion"):
+        seen["status"].pop(volatile, None)
+    return seen
+
+
 def main():
-    check, stale = "--check" in sys.argv[1:], []
-    for name, machine in MACHINES.items():
-        path, text = HERE / f"{name}.raw.json", write(raw(name, machine)) + "\n"
-        if not check:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--agent", metavar="PROGRAM")
+    parser.add_argument("--check", action="store_true")
+    args, stale = parser.parse_args(), []
+
+    def keep(file, value):
+        path, text = HERE / file, write(value) + "\n"
+        if not args.check:
             path.write_text(text)
         elif not path.exists() or path.read_text() != text:
-            stale.append(path.name)
+            stale.append(file)
+
+    for name, machine in MACHINES.items():
+        keep(f"{name}.raw.json", raw(name, machine))
+        if args.agent:
+            keep(f"{name}.json", topology(args.agent, name, machine["source"]))
     if stale:
         sys.exit(f"not as generated: {', '.join(stale)}; run machines/generate.py")
 
