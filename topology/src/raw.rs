@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::cpus::CpuList;
 
@@ -30,7 +31,7 @@ pub struct RawMachine {
 }
 
 /// One call's answer: its value, or `{"error": "NVML_ERROR_NOT_SUPPORTED"}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Answer<T> {
     /// The call failed.
@@ -297,6 +298,18 @@ impl<T> Answer<T> {
         Self::Failed {
             error: error.into(),
         }
+    }
+}
+
+/// Through a document, not derived: serde's untagged enums lose both the reason why a value is wrong
+/// and maps whose keys are numbers.
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Answer<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let document = serde_json::Value::deserialize(deserializer)?;
+        if let Some(error) = document.get("error").and_then(serde_json::Value::as_str) {
+            return Ok(Self::failed(error));
+        }
+        T::deserialize(document).map(Self::Value).map_err(de::Error::custom)
     }
 }
 

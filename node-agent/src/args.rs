@@ -1,0 +1,121 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use berth_topology::ids::NodeName;
+use clap::{Parser, ValueEnum};
+
+use crate::probe::{Paths, Source};
+
+/// Reads this machine and publishes its NodeTopology.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "berth-node-agent", version)]
+pub struct Args {
+    /// What is asked: this machine (`auto`), or a recorded one (`recorded:FILE.raw.json`).
+    #[arg(long, value_name = "auto|recorded:FILE", default_value = "auto", value_parser = parse_probe)]
+    pub probe: ProbeArg,
+    /// Probe once and end.
+    #[arg(long)]
+    pub once: bool,
+    /// Print to standard output instead of publishing.
+    #[arg(long, value_enum)]
+    pub print: Option<Print>,
+    /// The NVML library; without it the dynamic linker finds libnvidia-ml.so.1.
+    #[arg(long, value_name = "PATH")]
+    pub nvml_library: Option<PathBuf>,
+    /// Where sysfs is mounted.
+    #[arg(long, value_name = "DIR", default_value = "/sys")]
+    pub sysfs_root: PathBuf,
+    /// hwloc's XML (`lstopo --of xml`) instead of this machine's CPUs.
+    #[arg(long, value_name = "FILE")]
+    pub hwloc_xml: Option<PathBuf>,
+    /// The Node's name; without it the host name.
+    #[arg(long, env = "NODE_NAME", value_name = "N")]
+    pub node_name: Option<String>,
+    /// The cluster; without it that of the pod that this runs in.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Seconds between two probes.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub poll: u64,
+    /// What is logged to standard error: `warn`, `info`, `debug`, or tracing's filters.
+    #[arg(long, env = "RUST_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+}
+
+/// `--probe`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeArg {
+    /// This machine.
+    Auto,
+    /// A `NAME.raw.json`.
+    Recorded(PathBuf),
+}
+
+/// `--print`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Print {
+    /// The NodeTopology object.
+    Json,
+    /// What the machine answered, before anything was derived from it.
+    Raw,
+    /// The matrix of `nvidia-smi topo -m`.
+    Matrix,
+}
+
+// === impl Args ===
+
+impl Args {
+    /// What is asked.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        match &self.probe {
+            ProbeArg::Recorded(path) => Source::Recorded(path.clone()),
+            ProbeArg::Auto => Source::Machine(Paths {
+                nvml_library: self.nvml_library.clone(),
+                sysfs_root: self.sysfs_root.clone(),
+                hwloc_xml: self.hwloc_xml.clone(),
+            }),
+        }
+    }
+
+    /// The Node's name: as given, else the host name, which a kubelet writes in lower case.
+    #[must_use]
+    pub fn node_name(&self) -> NodeName {
+        let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let name = self.node_name.clone().filter(|name| !name.is_empty());
+        NodeName(name.unwrap_or_else(|| host().trim().to_lowercase()))
+    }
+
+    /// Between two probes.
+    #[must_use]
+    pub fn poll_every(&self) -> Duration {
+        Duration::from_secs(self.poll)
+    }
+}
+
+fn parse_probe(text: &str) -> Result<ProbeArg, String> {
+    match text.split_once(':') {
+        None if text == "auto" => Ok(ProbeArg::Auto),
+        Some(("recorded", path)) if !path.is_empty() => Ok(ProbeArg::Recorded(path.into())),
+        _ => Err("allowed are auto and recorded:FILE.raw.json".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_is_this_machine_or_a_record() {
+        assert_eq!(parse_probe("auto"), Ok(ProbeArg::Auto));
+        assert_eq!(
+            parse_probe("recorded:a:b"),
+            Ok(ProbeArg::Recorded("a:b".into()))
+        );
+        for wrong in ["", "recorded", "recorded:", "banana"] {
+            assert!(parse_probe(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Whether a GPU can be given to a pod.
+
+use berth_topology::gpu::{Health, HealthState};
+use berth_topology::raw::{Answer, RawFabric, RawGpu};
+
+use super::gpu::FABRIC_COMPLETED;
+
+/// Answers of a GPU that cannot be used until it is reset or replaced.
+const FATAL: [(&str, &str); 2] = [
+    ("NVML_ERROR_GPU_IS_LOST", "the GPU fell off the bus"),
+    ("NVML_ERROR_RESET_REQUIRED", "the GPU needs a reset"),
+];
+
+/// The verdict; `problems` are those of its NVLinks.
+pub(crate) fn assess(raw: &RawGpu, problems: &[String]) -> Health {
+    let failed = failures(raw);
+    let degraded = degradations(raw)
+        .into_iter()
+        .chain(problems.iter().cloned());
+    let state = |reasons: &[String], state| {
+        if reasons.is_empty() {
+            None
+        } else {
+            Some(state)
+        }
+    };
+    let degraded: Vec<String> = degraded.collect();
+    Health {
+        state: state(&failed, HealthState::Failed)
+            .or(state(&degraded, HealthState::Degraded))
+            .unwrap_or(HealthState::Healthy),
+        reasons: failed.into_iter().chain(degraded).collect(),
+        since: None,
+    }
+}
+
+fn failures(raw: &RawGpu) -> Vec<String> {
+    let errors = errors(raw);
+    let fatal = FATAL.iter().filter(|(error, _)| errors.contains(error));
+    let mut reasons: Vec<String> = fatal.map(|(_, reason)| (*reason).to_owned()).collect();
+    if raw.remapped_rows_failed.value() == Some(&true) {
+        reasons.push("remapping a row of its memory failed".to_owned());
+    }
+    reasons
+}
+
+fn degradations(raw: &RawGpu) -> Vec<String> {
+    let is_true = |answer: &Answer<bool>| answer.value() == Some(&true);
+    let has_errors = raw
+        .ecc_uncorrected_volatile
+        .value()
+        .is_some_and(|errors| *errors > 0);
+    let pending = [
+        (
+            has_errors,
+            "uncorrected memory errors since the driver was loaded",
+        ),
+        (
+            is_true(&raw.remapped_rows_pending),
+            "remapping a row of its memory waits for a reset",
+        ),
+        (
+            is_true(&raw.retired_pages_pending),
+            "retiring pages of its memory waits for a reset",
+        ),
+    ];
+    let reasons = pending
+        .into_iter()
+        .filter(|(holds, _)| *holds)
+        .map(|(_, text)| text.to_owned());
+    reasons
+        .chain(raw.fabric.value().and_then(fabric_problem))
+        .collect()
+}
+
+/// "Insufficient resources" is a completed registration without success: NVLink does not work then.
+fn fabric_problem(fabric: &RawFabric) -> Option<String> {
+    match (fabric.state, fabric.status) {
+        (1, _) => Some("registration with the NVSwitch fabric has not started".to_owned()),
+        (2, _) => Some("registration with the NVSwitch fabric is in progress".to_owned()),
+        (FABRIC_COMPLETED, status) if status != 0 => Some(format!(
+            "the NVSwitch fabric refused the GPU: nvmlReturn_t {status}"
+        )),
+        _ => None,
+    }
+}
+
+/// Errors of the calls that a GPU in order answers.
+fn errors(raw: &RawGpu) -> Vec<&str> {
+    let errors = [
+        raw.name.error(),
+        raw.minor.error(),
+        raw.pci_bus_id.error(),
+        raw.memory_total_bytes.error(),
+        raw.compute_capability.error(),
+        raw.pcie_generation.error(),
+        raw.pcie_width.error(),
+        raw.mig_mode.error(),
+        raw.ecc_uncorrected_volatile.error(),
+        raw.remapped_rows_pending.error(),
+        raw.nvlink_count.error(),
+    ];
+    errors.into_iter().flatten().collect()
+}

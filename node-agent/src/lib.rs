@@ -1,0 +1,20 @@
+//! Reads one machine and publishes its NodeTopology.
+//!
+//! ```text
+//! probe (NVML, sysfs, hwloc) → RawMachine → assemble (pure) → Status → history → publish if changed
+//! ```
+//!
+//! * [`probe`]: asks the machine; each answer may be a failure, which is kept as one
+//! * [`assemble`]: derives the topology from the answers; pure
+//! * [`history`]: what one probe alone cannot know: PCIe links wake up, GPUs get lost
+//! * [`publish`]: writes what changed, and a Lease that shows that this agent lives
+//!
+//! A machine that cannot be read is published as such: no answer of NVML, sysfs, hwloc or the API
+//! server ends the agent.
+
+pub mod agent;
+pub mod args;
+pub mod assemble;
+pub mod history;
+pub mod probe;
+pub mod publish;

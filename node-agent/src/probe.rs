@@ -1,0 +1,127 @@
+//! Asks the machine: NVML for GPUs, sysfs for PCI and NUMA, hwloc for sockets and cores.
+//!
+//! Derives nothing: see [`crate::assemble`]. A call that fails is recorded as failed.
+
+mod hwloc;
+mod nvml;
+mod sysfs;
+mod text;
+
+use std::path::{Path, PathBuf};
+
+use berth_topology::raw::{Answer, RawHwloc, RawMachine};
+
+/// A recorded machine is some hundred kilobytes; sixteen GPUs with 36 links each stay far below.
+const RECORD_BYTES_MAX: u64 = 16 << 20;
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Where the answers come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// This machine.
+    Machine(Paths),
+    /// A file with a [`RawMachine`], read anew at each probe.
+    Recorded(PathBuf),
+}
+
+/// Where this machine's facts are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// `libnvidia-ml`; the dynamic linker's `libnvidia-ml.so.1` if absent.
+    pub nvml_library: Option<PathBuf>,
+    /// Root of sysfs.
+    pub sysfs_root: PathBuf,
+    /// hwloc's XML; this machine if absent.
+    pub hwloc_xml: Option<PathBuf>,
+}
+
+/// Asks again and again; keeps NVML open and hwloc's answer, which are dear to get.
+#[derive(Debug)]
+pub struct Probe {
+    source: Source,
+    nvml: nvml::Session,
+    /// hwloc's answer, and the online CPUs that it was given for.
+    hwloc: Option<(Option<String>, Answer<RawHwloc>)>,
+}
+
+/// Why a recorded machine could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file.
+    #[error("cannot read the recorded machine {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What is in it.
+    #[error("{path} is not a recorded machine (NAME.raw.json)")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+// === impl Probe ===
+
+impl Probe {
+    /// A probe that has asked nothing yet.
+    #[must_use]
+    pub fn new(source: Source) -> Self {
+        Self {
+            source,
+            nvml: nvml::Session::default(),
+            hwloc: None,
+        }
+    }
+
+    /// Asks everything once.
+    ///
+    /// # Errors
+    ///
+    /// Only for a recorded machine whose file cannot be read; a real machine always answers
+    /// something.
+    pub fn read(&mut self) -> Result<RawMachine, Error> {
+        match self.source.clone() {
+            Source::Machine(paths) => Ok(self.read_machine(&paths)),
+            Source::Recorded(path) => read_recorded(&path),
+        }
+    }
+
+    fn read_machine(&mut self, paths: &Paths) -> RawMachine {
+        let sysfs = sysfs::read(&paths.sysfs_root);
+        RawMachine {
+            source: None,
+            boot_id: text::read(Path::new(BOOT_ID)),
+            nvml: self.nvml.read(paths.nvml_library.as_deref()),
+            hwloc: self.read_hwloc(paths.hwloc_xml.as_deref(), sysfs.cpus_online.as_deref()),
+            sysfs,
+        }
+    }
+
+    /// Discovery takes 100 ms on a large machine, and its answer changes only with hot-plugged CPUs.
+    fn read_hwloc(&mut self, xml: Option<&Path>, online: Option<&str>) -> Answer<RawHwloc> {
+        if let Some((read_for, answer)) = &self.hwloc
+            && read_for.as_deref() == online
+        {
+            return answer.clone();
+        }
+        let answer = hwloc::read(xml);
+        self.hwloc = Some((online.map(str::to_owned), answer.clone()));
+        answer
+    }
+}
+
+fn read_recorded(path: &Path) -> Result<RawMachine, Error> {
+    let bytes = text::read_bounded(path, RECORD_BYTES_MAX).map_err(|source| Error::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    serde_json::from_slice(&bytes).map_err(|source| Error::Parse {
+        path: path.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,237 @@
+//! Writes what changed, and a Lease that shows that this agent lives.
+//!
+//! ```text
+//!   observation or timer ─→ look (2 small GETs, once a renewal) ─→ plan (pure) ─→ writes ─→ Lease
+//!        ↑                                                                               │
+//!        └───────────── any failure: wait, longer each time, and look anew ──────────────┘
+//! ```
+//!
+//! One task owns all of it. At rest the Lease is the only write. It is renewed only while what is
+//! published is what was seen, and while the machine still answers its probes: a reader that sees
+//! renewals may trust the topology.
+
+mod backoff;
+mod cluster;
+mod merge;
+mod plan;
+
+use std::time::Duration;
+
+use berth_topology::ids::NodeName;
+use berth_topology::lease::RENEW_EVERY_SECONDS;
+use berth_topology::node::Status;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+pub use cluster::{Cluster, Error};
+
+use crate::history::History;
+use backoff::Backoff;
+use plan::Seen;
+
+const RENEW_EVERY: Duration = Duration::from_secs(RENEW_EVERY_SECONDS as u64);
+/// A probe that takes longer hangs in a driver; the node is then no longer vouched for.
+const OBSERVATION_AGE_MAX: Duration = Duration::from_secs(60);
+/// Create, owner and status, twice; more means that somebody undoes our writes.
+const WRITES_MAX: usize = 6;
+
+/// What a probe saw, and when.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// As assembled, not yet completed by [`History`].
+    pub status: Status,
+    /// When it was seen.
+    pub at: Instant,
+}
+
+/// Keeps one node's objects as they should be.
+#[derive(Debug)]
+pub struct Publisher {
+    cluster: Cluster,
+    name: NodeName,
+    history: History,
+    /// Whether `history` knows what an earlier run of the agent published.
+    recalled: bool,
+    latest: Option<Observation>,
+    /// `latest` completed by `history`.
+    wanted: Option<Status>,
+    /// The cluster's side, as of the last look and the answers to our writes since.
+    seen: Seen,
+    looked_at: Option<Instant>,
+    renewed_at: Option<Instant>,
+}
+
+// === impl Publisher ===
+
+impl Publisher {
+    /// A publisher that has seen nothing yet.
+    #[must_use]
+    pub fn new(cluster: Cluster, name: NodeName) -> Self {
+        Self {
+            cluster,
+            name,
+            history: History::default(),
+            recalled: false,
+            latest: None,
+            wanted: None,
+            seen: Seen::default(),
+            looked_at: None,
+            renewed_at: None,
+        }
+    }
+
+    /// Publishes each observation until their sender is gone. No failure ends it.
+    pub async fn run(mut self, mut observations: watch::Receiver<Option<Observation>>) {
+        let mut backoff = Backoff::default();
+        let mut wake_at = Instant::now();
+        loop {
+            tokio::select! {
+                changed = observations.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    if let Some(observation) = observations.borrow_and_update().clone() {
+                        self.observe(observation);
+                    }
+                    if backoff.is_waiting() {
+                        continue;
+                    }
+                }
+                () = tokio::time::sleep_until(wake_at) => {}
+            }
+            wake_at = match self.publish().await {
+                Ok(()) => {
+                    backoff.reset();
+                    self.renewed_at.unwrap_or_else(Instant::now) + RENEW_EVERY
+                }
+                Err(error) => {
+                    self.looked_at = None;
+                    let wait = backoff.next_wait();
+                    let (node, cause) = (self.name.as_str(), causes(&error));
+                    warn!(%error, cause, node, wait_ms = wait.as_millis(), "trying again");
+                    Instant::now() + wait
+                }
+            };
+        }
+    }
+
+    /// Takes what a probe saw.
+    pub fn observe(&mut self, observation: Observation) {
+        if self.recalled {
+            self.wanted = Some(self.complete(&observation));
+        }
+        self.latest = Some(observation);
+    }
+
+    /// Brings the cluster in line with what was seen last, and renews the Lease if that is due.
+    ///
+    /// # Errors
+    ///
+    /// The call that failed. The next call looks anew and goes on from there.
+    pub async fn publish(&mut self) -> Result<(), Error> {
+        let Some(latest) = self.latest.clone() else {
+            return Ok(());
+        };
+        self.look().await?;
+        if !self.recalled {
+            self.recall(&latest);
+        }
+        self.write_topology().await?;
+        self.renew(&latest).await?;
+        self.write_labels().await
+    }
+
+    fn complete(&mut self, observation: &Observation) -> Status {
+        let now = jiff::Timestamp::now().to_string();
+        self.history.complete(observation.status.clone(), &now)
+    }
+
+    /// The first look shows what an earlier run of this agent saw since boot.
+    fn recall(&mut self, latest: &Observation) {
+        if let Some(published) = self
+            .seen
+            .topology
+            .as_ref()
+            .and_then(|seen| seen.status.as_ref())
+        {
+            self.history
+                .recall(published, latest.status.boot_id.as_deref());
+        }
+        self.recalled = true;
+        self.wanted = Some(self.complete(latest));
+    }
+
+    /// Notices what others did: deleted our object, made the Node anew, changed labels.
+    async fn look(&mut self) -> Result<(), Error> {
+        if self.looked_at.is_some_and(|at| at.elapsed() < RENEW_EVERY) {
+            return Ok(());
+        }
+        let known = self.seen.topology.take();
+        self.seen.node = Some(self.cluster.node(&self.name).await?);
+        self.seen.topology = self.cluster.topology(&self.name, known).await?;
+        self.looked_at = Some(Instant::now());
+        Ok(())
+    }
+
+    async fn write_topology(&mut self) -> Result<(), Error> {
+        let Some(wanted) = &self.wanted else {
+            return Ok(());
+        };
+        for _ in 0..WRITES_MAX {
+            let Some(write) = plan::next_topology_write(&self.name, &self.seen, wanted) else {
+                break;
+            };
+            info!(
+                node = self.name.as_str(),
+                hash = wanted.hash,
+                "{}",
+                write.summary()
+            );
+            self.seen.topology = Some(self.cluster.write_topology(&self.name, &write).await?);
+        }
+        Ok(())
+    }
+
+    async fn renew(&mut self, latest: &Observation) -> Result<(), Error> {
+        if self.renewed_at.is_some_and(|at| at.elapsed() < RENEW_EVERY) {
+            return Ok(());
+        }
+        let age = latest.at.elapsed();
+        if age > OBSERVATION_AGE_MAX {
+            return Err(Error::ProbeHangs {
+                seconds: age.as_secs(),
+            });
+        }
+        let owner = self
+            .seen
+            .node
+            .as_ref()
+            .map(|node| plan::owner(&self.name, node));
+        self.cluster
+            .renew_lease(&self.name, owner, jiff::Timestamp::now())
+            .await?;
+        self.renewed_at = Some(Instant::now());
+        Ok(())
+    }
+
+    async fn write_labels(&mut self) -> Result<(), Error> {
+        let Some(wanted) = &self.wanted else {
+            return Ok(());
+        };
+        if let Some(patch) = plan::next_label_write(&self.seen, wanted) {
+            info!(node = self.name.as_str(), %patch, "labels");
+            self.seen.node = Some(self.cluster.write_labels(&self.name, &patch).await?);
+        }
+        Ok(())
+    }
+}
+
+/// What an error's message leaves out, outermost cause first.
+fn causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
