@@ -13,7 +13,7 @@ fn gpu(index: u32, cpus: &str) -> Gpu {
         uuid: format!("GPU-{index}").as_str().into(),
         index: GpuIndex(index),
         numa_node: Some(NumaId(index / 2)),
-        cpus: Some(cpus.parse().unwrap()),
+        cpus: Some(cpus.parse().expect("a CPU list")),
         ..Gpu::default()
     }
 }
