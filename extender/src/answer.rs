@@ -1,0 +1,196 @@
+//! What each verb answers: from kube-scheduler's request to its answer, through one snapshot.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use berth_topology::ids::PodUid;
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::bind::Binder;
+use crate::decide::{self, Ask, Preference, Verdicts};
+use crate::explain::{Bind, Decision, Decisions};
+use crate::index::{Index, Snapshot};
+use crate::lock;
+use crate::metrics::Metrics;
+use crate::poke::Waiting;
+use crate::wire::{self, ExtenderArgs, FilterResult, HostPriority, PreemptionArgs};
+
+/// Everything behind the verbs.
+#[derive(Debug)]
+pub struct Service {
+    /// What the cluster looks like.
+    pub index: Arc<Mutex<Index>>,
+    /// Writes bindings.
+    pub binder: Binder,
+    /// Pods that fitted nowhere.
+    pub waiting: Arc<Mutex<Waiting>>,
+    /// The last decisions.
+    pub decisions: Mutex<Decisions>,
+    /// Counters and times.
+    pub metrics: Arc<Metrics>,
+    /// The extended resource.
+    pub resource: String,
+    /// Which of equally wired nodes comes first.
+    pub preference: Preference,
+}
+
+// === impl Service ===
+
+impl Service {
+    /// Which nodes fit the pod.
+    #[must_use]
+    pub fn filter(&self, args: ExtenderArgs) -> FilterResult {
+        let Some(pod) = &args.pod else {
+            self.metrics.bad_request("filter");
+            return FilterResult::failure(wire::Error::NoPod("filter").to_string());
+        };
+        let ask = Ask::of_pod(pod, &self.resource);
+        let now = Instant::now();
+        let snapshot = self.snapshot(now);
+        let verdicts = decide::filter(&snapshot, &ask, &args.names());
+        if ask.wants_gpus() {
+            self.remember(pod, &ask, &verdicts, &snapshot);
+        }
+        let feasible: HashSet<&str> = verdicts
+            .feasible
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let (failed, never) = sort_refused(&verdicts);
+        FilterResult {
+            failed_nodes: failed,
+            failed_and_unresolvable_nodes: never,
+            ..FilterResult::in_form_of(args, |name| feasible.contains(name))
+        }
+    }
+
+    /// How well each node fits.
+    #[must_use]
+    pub fn prioritize(&self, args: &ExtenderArgs) -> Vec<HostPriority> {
+        let Some(pod) = &args.pod else {
+            self.metrics.bad_request("prioritize");
+            return Vec::new();
+        };
+        let ask = Ask::of_pod(pod, &self.resource);
+        let snapshot = self.snapshot(Instant::now());
+        let scores = decide::prioritize(&snapshot, &ask, &args.names(), self.preference);
+        let priority = |(host, score)| HostPriority {
+            host,
+            score: i64::from(score).clamp(wire::SCORE_MIN, wire::SCORE_MAX),
+        };
+        scores.into_iter().map(priority).collect()
+    }
+
+    /// The nodes offered that fit once their victims are gone, each with the victims that were sent.
+    #[must_use]
+    pub fn preempt(&self, args: &PreemptionArgs) -> wire::PreemptionResult {
+        let Some(pod) = &args.pod else {
+            self.metrics.bad_request("preempt");
+            return wire::PreemptionResult::default();
+        };
+        let ask = Ask::of_pod(pod, &self.resource);
+        let snapshot = self.snapshot(Instant::now());
+        let offered = args.victims();
+        let victims = offered.iter().map(|(node, victims)| {
+            let uids = victims
+                .pods
+                .iter()
+                .map(|pod| PodUid::from(pod.uid.as_str()));
+            (node.as_str(), uids.collect())
+        });
+        let kept = decide::preempt(&snapshot, &ask, victims);
+        let kept: HashSet<String> = kept.into_iter().map(str::to_owned).collect();
+        let remaining = offered.into_iter().filter(|(node, _)| kept.contains(node));
+        wire::PreemptionResult {
+            node_name_to_meta_victims: remaining.collect(),
+        }
+    }
+
+    /// Binds the pod.
+    pub async fn bind(&self, args: &wire::BindingArgs) -> wire::BindingResult {
+        let outcome = self.binder.bind(args).await;
+        self.metrics.bound(
+            outcome
+                .as_ref()
+                .map_or_else(|error| error.outcome(), |()| "bound"),
+        );
+        let error = outcome.err().map(|error| error.to_string());
+        match &error {
+            None => tracing::info!(
+                namespace = args.pod_namespace,
+                pod = args.pod_name,
+                node = args.node,
+                "bound"
+            ),
+            Some(error) => tracing::warn!(
+                namespace = args.pod_namespace,
+                pod = args.pod_name,
+                node = args.node,
+                error,
+                "not bound"
+            ),
+        }
+        let bind = Bind {
+            node: args.node.clone(),
+            error: error.clone(),
+        };
+        lock(&self.decisions).bound(&args.pod_namespace, &args.pod_name, bind);
+        wire::BindingResult {
+            error: error.unwrap_or_default(),
+        }
+    }
+
+    /// Whether the whole cluster was listed.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        lock(&self.index).is_synced()
+    }
+
+    /// The text of `/metrics`.
+    #[must_use]
+    pub fn metrics_text(&self, leads: bool) -> String {
+        let sizes = lock(&self.index).sizes();
+        self.metrics.text(sizes, leads)
+    }
+
+    fn snapshot(&self, now: Instant) -> Snapshot {
+        lock(&self.index).snapshot(now)
+    }
+
+    fn remember(&self, pod: &Pod, ask: &Ask, verdicts: &Verdicts, snapshot: &Snapshot) {
+        let mut by_kind: BTreeMap<&'static str, usize> = BTreeMap::new();
+        for (_, no) in &verdicts.refused {
+            *by_kind.entry(no.kind()).or_default() += 1;
+        }
+        for (kind, count) in by_kind {
+            self.metrics.refused(kind, count);
+        }
+        if verdicts.feasible.is_empty() {
+            lock(&self.waiting).refused(ask, snapshot, Instant::now());
+        } else {
+            lock(&self.waiting).accepted(&ask.uid);
+        }
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let decision = Decision::of(ask.uid.as_str(), verdicts);
+        lock(&self.decisions).filtered(
+            &text(&pod.metadata.namespace),
+            &text(&pod.metadata.name),
+            decision,
+        );
+    }
+}
+
+/// Reasons by node: those that pods leaving could resolve, and those that nothing resolves.
+/// kube-scheduler tries preemption on the first only.
+fn sort_refused(verdicts: &Verdicts) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
+    let sentence = |(name, no): &(String, decide::No)| (name.clone(), no.to_string());
+    let (resolvable, never): (Vec<_>, Vec<_>) = verdicts
+        .refused
+        .iter()
+        .partition(|(_, no)| no.is_resolvable());
+    (
+        resolvable.into_iter().map(sentence).collect(),
+        never.into_iter().map(sentence).collect(),
+    )
+}

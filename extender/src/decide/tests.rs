@@ -1,0 +1,387 @@
+//! What is free, who is refused and why, from plain objects.
+
+use std::time::{Duration, Instant};
+
+use berth_topology::allocation::Allocation;
+use berth_topology::gpu::HealthState;
+use berth_topology::kubelet::{Plugin, PluginOwner};
+use serde_json::json;
+
+use super::*;
+use crate::fixtures::*;
+use crate::index::Kind;
+
+#[test]
+fn filter_answers_only_with_names_it_was_given() {
+    let mut index = cluster(&["a", "b", "c"]);
+    let verdicts = filter(&snapshot(&mut index), &ask(&pod("p", 2)), &["b", "x"]);
+    assert_eq!(verdicts.feasible, [("b".to_owned(), 10)]);
+    assert_eq!(
+        verdicts.refused,
+        [("x".to_owned(), No::Refused(Refusal::NoTopology))]
+    );
+}
+
+#[test]
+fn a_pod_of_another_resource_fits_everywhere_even_on_nodes_unknown_to_us() {
+    let mut index = cluster(&["a"]);
+    let verdicts = filter(&snapshot(&mut index), &ask(&pod("p", 0)), &["a", "x"]);
+    assert_eq!(verdicts.feasible.len(), 2);
+    let scores = prioritize(
+        &snapshot(&mut index),
+        &ask(&pod("p", 0)),
+        &["a", "x"],
+        Preference::Pack,
+    );
+    assert_eq!(scores, [("a".to_owned(), 0), ("x".to_owned(), 0)]);
+}
+
+#[test]
+fn filter_holds_nothing_however_often_it_is_asked() {
+    let mut index = cluster(&["a"]);
+    for _ in 0..3 {
+        assert_eq!(verdict(&mut index, &pod("p", 8), "a"), "fits");
+    }
+    assert_eq!(verdict(&mut index, &pod("q", 8), "a"), "fits");
+}
+
+#[test]
+fn what_leaving_pods_could_resolve_is_told_from_what_nothing_resolves() {
+    let mut index = cluster(&["a"]);
+    index.apply_pod(&bound(pod("p", 4), "a", &[0, 1, 2, 3]));
+    index.apply_pod(&bound(pod("q", 1), "a", &[4]));
+    let mut check = |pod: &Pod, kind: &str, resolvable: bool| {
+        let no = judge(&snapshot(&mut index), &ask(pod), "a").unwrap_err();
+        assert_eq!((no.kind(), no.is_resolvable()), (kind, resolvable));
+    };
+    check(&pod("r", 4), "NotEnoughFree", true);
+    check(&pod("r", 9), "TooFewGpus", false);
+    check(
+        &annotated(pod("r", 1), "berth.dev/gpu-model", "H100"),
+        "WrongModel",
+        false,
+    );
+    check(
+        &annotated(pod("r", 1), "berth.dev/link", "fast"),
+        "BadClaim",
+        false,
+    );
+    let whole = annotated(pod("r", 4), "berth.dev/link", "nvlink");
+    check(
+        &annotated(whole, "berth.dev/link-policy", "require"),
+        "NotEnoughFree",
+        true,
+    );
+}
+
+#[test]
+fn a_bad_annotation_is_refused_with_its_name_and_what_is_allowed() {
+    let mut index = cluster(&["a"]);
+    let no = judge(
+        &snapshot(&mut index),
+        &ask(&annotated(pod("p", 2), "berth.dev/numa", "both")),
+        "a",
+    );
+    assert_eq!(
+        no.unwrap_err().to_string(),
+        "annotation berth.dev/numa is \"both\"; allowed: single, prefer, any"
+    );
+}
+
+#[test]
+fn a_node_that_vanishes_is_refused_and_its_pods_count_again_when_it_is_back() {
+    let mut index = cluster(&["a"]);
+    index.apply_pod(&bound(pod("p", 4), "a", &[0, 1, 2, 3]));
+    let before = snapshot(&mut index);
+    index.delete_node("a");
+    assert_eq!(verdict(&mut index, &pod("q", 1), "a"), "NoTopology");
+    assert!(
+        judge(&before, &ask(&pod("q", 1)), "a").is_ok(),
+        "a snapshot does not change"
+    );
+    index.apply_node(&node("a"));
+    assert_eq!(free_count(&mut index, "a"), 4);
+}
+
+#[test]
+fn a_node_whose_agent_is_silent_is_refused_as_stale_and_comes_back() {
+    let mut index = cluster(&["a"]);
+    let later = Instant::now() + Duration::from_secs(61);
+    let kind = |index: &mut crate::index::Index, at| {
+        judge(&index.snapshot(at), &ask(&pod("p", 1)), "a").map_err(|no| no.kind())
+    };
+    assert_eq!(kind(&mut index, later), Err("Stale"));
+    let before = index.snapshot(later).generation;
+    index.apply_lease(&renewed("a", -77), later);
+    assert!(kind(&mut index, later).is_ok());
+    assert!(
+        index.snapshot(later).generation > before,
+        "refused pods are looked at again"
+    );
+}
+
+#[test]
+fn a_node_without_an_agent_has_no_topology() {
+    let mut index = cluster(&["a"]);
+    index.apply_node(&node("b"));
+    assert_eq!(verdict(&mut index, &pod("p", 1), "b"), "NoTopology");
+    let empty = berth_topology::node::NodeTopology {
+        status: None,
+        ..topology("b")
+    };
+    index.apply_topology(&empty);
+    assert_eq!(verdict(&mut index, &pod("p", 1), "b"), "NoTopology");
+}
+
+#[test]
+fn pods_bound_by_others_count_until_the_kubelet_names_their_gpus() {
+    let mut index = cluster(&["a"]);
+    index.apply_pod(&bound_by_other(pod("static", 3), "a"));
+    assert_eq!(free_count(&mut index, "a"), 5);
+    let mut told = topology("a");
+    told.status.as_mut().unwrap().allocations = vec![allocation("static", "a", &[0, 1, 2])];
+    index.apply_topology(&told);
+    assert_eq!(free_count(&mut index, "a"), 5);
+    let placed = choose(&snapshot(&mut index), &claim_of(4), "a").unwrap();
+    assert_eq!(placed.gpus.iter().collect::<Vec<_>>(), [4, 5, 6, 7]);
+}
+
+fn claim_of(gpu_count: usize) -> PodClaim {
+    PodClaim::of_pod(&pod("any", gpu_count), RESOURCE).unwrap()
+}
+
+#[test]
+fn an_assignment_that_is_not_for_this_pod_and_node_is_not_believed() {
+    let mut index = cluster(&["a", "b"]);
+    let mut forged = bound(pod("p", 2), "b", &[0, 1]);
+    forged.spec.as_mut().unwrap().node_name = Some("a".to_owned());
+    index.apply_pod(&forged);
+    let room = snapshot(&mut index).node("a").unwrap().room;
+    assert_eq!((room.free.len(), room.unknown_count), (8, 2));
+    let mut other_count = bound(pod("q", 2), "b", &[0]);
+    other_count.metadata.uid = Some("u-q".to_owned());
+    index.apply_pod(&other_count);
+    assert_eq!(
+        snapshot(&mut index).node("b").unwrap().room.unknown_count,
+        2
+    );
+}
+
+#[test]
+fn a_finished_pod_frees_its_gpus_a_terminating_one_holds_them_until_it_is_gone() {
+    let mut index = cluster(&["a"]);
+    for phase in ["Succeeded", "Failed"] {
+        index.apply_pod(&bound(pod("p", 8), "a", &[0, 1, 2, 3, 4, 5, 6, 7]));
+        assert_eq!(free_count(&mut index, "a"), 0);
+        index.apply_pod(&in_phase(
+            bound(pod("p", 8), "a", &[0, 1, 2, 3, 4, 5, 6, 7]),
+            phase,
+        ));
+        assert_eq!(free_count(&mut index, "a"), 8);
+    }
+    let mut terminating = bound(pod("q", 8), "a", &[0, 1, 2, 3, 4, 5, 6, 7]);
+    terminating.metadata.deletion_timestamp =
+        Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+    index.apply_pod(&terminating);
+    assert_eq!(free_count(&mut index, "a"), 0);
+    index.delete_pod("u-q");
+    assert_eq!(free_count(&mut index, "a"), 8);
+}
+
+#[test]
+fn an_allocation_of_a_deleted_or_finished_pod_no_longer_counts() {
+    let mut index = cluster(&["a"]);
+    let mut told = topology("a");
+    told.status.as_mut().unwrap().allocations =
+        vec![allocation("p", "a", &[0]), allocation("q", "a", &[1])];
+    index.apply_topology(&told);
+    assert_eq!(free_count(&mut index, "a"), 6, "pods that are not seen yet");
+    index.apply_pod(&bound(pod("p", 1), "a", &[0]));
+    index.apply_pod(&in_phase(bound(pod("q", 1), "a", &[1]), "Failed"));
+    assert_eq!(free_count(&mut index, "a"), 7);
+    index.delete_pod("u-p");
+    index.delete_pod("u-q");
+    assert_eq!(free_count(&mut index, "a"), 8);
+}
+
+#[test]
+fn allocations_of_another_resource_are_none_of_ours() {
+    let mut index = cluster(&["a"]);
+    let mut told = topology("a");
+    let other = Allocation {
+        resource: "vendor.com/nic".to_owned(),
+        ..allocation("x", "a", &[0, 1])
+    };
+    told.status.as_mut().unwrap().allocations = vec![other];
+    index.apply_topology(&told);
+    assert_eq!(free_count(&mut index, "a"), 8);
+}
+
+#[test]
+fn init_containers_reuse_the_gpus_of_the_others() {
+    let mut index = cluster(&["a"]);
+    let mut with_init = pod("p", 4);
+    let spec = with_init.spec.as_mut().unwrap();
+    let mut init = spec.containers[0].clone();
+    init.name = "warm".to_owned();
+    spec.init_containers = Some(vec![init]);
+    index.apply_pod(&bound(with_init, "a", &[0, 1, 2, 3]));
+    assert_eq!(free_count(&mut index, "a"), 4);
+}
+
+#[test]
+fn a_gpu_that_fails_or_vanishes_under_a_pod_costs_nobody_else_anything() {
+    let mut index = cluster(&["a"]);
+    index.apply_pod(&bound(pod("p", 2), "a", &[0, 1]));
+    let mut failed = topology("a");
+    failed.status.as_mut().unwrap().gpus[0].health.state = HealthState::Failed;
+    index.apply_topology(&failed);
+    assert_eq!(free_count(&mut index, "a"), 6);
+    let status = failed.status.as_mut().unwrap();
+    status.gpus.remove(0);
+    index.apply_topology(&failed);
+    assert_eq!(free_count(&mut index, "a"), 6);
+    index.delete_pod("u-p");
+    assert_eq!(free_count(&mut index, "a"), 7);
+}
+
+#[test]
+fn gpus_are_known_by_uuid_when_a_reboot_renumbers_them() {
+    let mut index = cluster(&["a"]);
+    index.apply_pod(&bound(pod("p", 4), "a", &[0, 1, 2, 3]));
+    let mut renumbered = topology("a");
+    for gpu in &mut renumbered.status.as_mut().unwrap().gpus {
+        gpu.index.0 = 7 - gpu.index.0;
+    }
+    index.apply_topology(&renumbered);
+    let placed = choose(&snapshot(&mut index), &claim_of(4), "a").unwrap();
+    let mut gpus: Vec<_> = placed.containers["c"]
+        .gpus()
+        .map(ToString::to_string)
+        .collect();
+    gpus.sort();
+    assert_eq!(gpus, ["a-4", "a-5", "a-6", "a-7"]);
+}
+
+#[test]
+fn a_resource_that_a_dra_driver_serves_is_refused() {
+    let mut index = cluster(&["a"]);
+    let mut dra = topology("a");
+    let plugin = Plugin {
+        resource: RESOURCE.to_owned(),
+        owner: PluginOwner::Dra,
+        ..Plugin::default()
+    };
+    dra.status.as_mut().unwrap().plugins = vec![plugin];
+    index.apply_topology(&dra);
+    assert_eq!(verdict(&mut index, &pod("p", 1), "a"), "DraManaged");
+}
+
+#[test]
+fn preempt_keeps_the_nodes_that_fit_without_their_victims_and_adds_none() {
+    let mut index = cluster(&["a", "b", "c"]);
+    index.apply_pod(&bound(pod("low", 4), "a", &[0, 1, 2, 3]));
+    index.apply_pod(&bound(pod("high", 4), "a", &[4, 5, 6, 7]));
+    index.apply_pod(&bound(pod("half", 2), "b", &[0, 4]));
+    index.apply_pod(&bound(pod("rest", 4), "b", &[1, 2, 5, 6]));
+    let wants = annotated(pod("p", 4), "berth.dev/link", "nvlink");
+    let wants = ask(&annotated(wants, "berth.dev/link-policy", "require"));
+    let victims = |uids: &[&str]| {
+        uids.iter()
+            .map(|uid| PodUid::from(*uid))
+            .collect::<HashSet<_>>()
+    };
+    let offered = [
+        ("a", victims(&["u-low"])),
+        ("b", victims(&["u-half"])),
+        ("c", victims(&[])),
+    ];
+    let kept = preempt(&snapshot(&mut index), &wants, offered.into_iter());
+    assert_eq!(
+        kept,
+        HashSet::from(["a", "c"]),
+        "b has four free then, but no quad"
+    );
+    let none = preempt(
+        &snapshot(&mut index),
+        &wants,
+        [("a", victims(&["u-elsewhere"]))].into_iter(),
+    );
+    assert!(
+        none.is_empty(),
+        "a victim that is not on the node frees nothing"
+    );
+}
+
+#[test]
+fn a_victims_allocation_leaves_with_it() {
+    let mut index = cluster(&["a"]);
+    let mut told = topology("a");
+    told.status.as_mut().unwrap().allocations = vec![allocation("low", "a", &[0, 1, 2, 3])];
+    index.apply_topology(&told);
+    index.apply_pod(&bound(pod("low", 4), "a", &[0, 1, 2, 3]));
+    index.apply_pod(&bound(pod("high", 4), "a", &[4, 5, 6, 7]));
+    let victims = HashSet::from([PodUid::from("u-low")]);
+    let kept = preempt(
+        &snapshot(&mut index),
+        &ask(&pod("p", 4)),
+        [("a", victims)].into_iter(),
+    );
+    assert!(kept.contains("a"));
+}
+
+#[test]
+fn better_wired_nodes_score_higher() {
+    let mut index = cluster(&["a", "b"]);
+    index.apply_pod(&bound(pod("p", 4), "a", &[0, 1, 4, 5]));
+    let scores = prioritize(
+        &snapshot(&mut index),
+        &ask(&pod("q", 4)),
+        &["a", "b"],
+        Preference::Pack,
+    );
+    assert!(scores[1].1 == 10 && scores[0].1 < 10, "{scores:?}");
+}
+
+#[track_caller]
+fn check_ties(scores: &[u32], free: &[usize], preference: Preference, expected: &[u32]) {
+    assert_eq!(break_ties(scores, free, preference), expected);
+}
+
+#[test]
+fn equals_are_told_apart_by_what_is_free_and_never_against_the_wiring() {
+    check_ties(&[10, 10, 7], &[8, 4, 2], Preference::Pack, &[9, 10, 7]);
+    check_ties(&[10, 10, 7], &[8, 4, 2], Preference::Spread, &[10, 9, 7]);
+    check_ties(&[10, 10, 9], &[8, 4, 2], Preference::Pack, &[10, 10, 9]);
+    check_ties(&[1, 1, 0], &[8, 4, 2], Preference::Pack, &[1, 1, 0]);
+}
+
+#[test]
+fn a_relist_forgets_what_is_gone() {
+    let mut index = cluster(&["a", "b"]);
+    index.apply_pod(&bound(pod("p", 8), "a", &[0, 1, 2, 3, 4, 5, 6, 7]));
+    index.lost(Kind::Pods, Instant::now());
+    assert_eq!(
+        free_count(&mut index, "a"),
+        0,
+        "what was seen stays while nothing can be seen"
+    );
+    index.reset_pods(Vec::new());
+    assert_eq!(free_count(&mut index, "a"), 8);
+    index.reset_nodes(&[node("b")]);
+    assert_eq!(verdict(&mut index, &pod("q", 1), "a"), "NoTopology");
+    index.reset_topologies(&[]);
+    assert_eq!(verdict(&mut index, &pod("q", 1), "b"), "NoTopology");
+}
+
+#[test]
+fn readiness_waits_for_every_kind() {
+    let now = Instant::now();
+    let mut index = crate::index::Index::new(RESOURCE, Duration::from_secs(60), now);
+    index.reset_nodes(&[]);
+    index.reset_topologies(&[]);
+    index.reset_pods(Vec::new());
+    assert!(!index.is_synced());
+    index.reset_leases(&[], now);
+    assert!(index.is_synced());
+}

@@ -1,0 +1,210 @@
+//! Objects for tests, in one small vocabulary: node `n`, GPUs `n-0` to `n-7` in two NVLink quads.
+
+pub(crate) mod api;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use berth_topology::allocation::Allocation;
+use berth_topology::assignment::{Assignment, ContainerAssignment, Rank};
+use berth_topology::gpu::{Gpu, GpuNvLink, Health, HealthState};
+use berth_topology::ids::{GpuIndex, GpuUuid, NumaId, PodUid};
+use berth_topology::link::{Link, PairNvLink, Path, Via};
+use berth_topology::node::{NodeTopology, Status};
+use berth_topology::{lease, names};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use serde_json::json;
+
+use crate::decide::{self, Ask};
+use crate::index::{Index, Snapshot};
+
+pub(crate) const RESOURCE: &str = names::DEFAULT_RESOURCE;
+
+/// A Ready Node.
+pub(crate) fn node(name: &str) -> Node {
+    let status = json!({"conditions": [{"type": "Ready", "status": "True"}]});
+    serde_json::from_value(json!({"metadata": {"name": name}, "status": status})).unwrap()
+}
+
+/// What the agent of that node publishes: eight healthy GPUs.
+pub(crate) fn topology(name: &str) -> NodeTopology {
+    NodeTopology::new(name, status(name, 8))
+}
+
+/// GPUs in NVLink quads; quads meet across sockets.
+pub(crate) fn status(name: &str, gpu_count: u32) -> Status {
+    let uuid = |index: u32| GpuUuid(format!("{name}-{index}"));
+    let gpu = |index| Gpu {
+        uuid: uuid(index),
+        index: GpuIndex(index),
+        model: "Tesla V100-SXM2-16GB".to_owned(),
+        memory_bytes: Some(16 << 30),
+        numa_node: Some(NumaId(index / 4)),
+        nvlink: Some(GpuNvLink {
+            lanes: 6,
+            lanes_expected: 6,
+            gb_per_second: 150.0,
+        }),
+        health: Health {
+            state: HealthState::Healthy,
+            ..Health::default()
+        },
+        ..Gpu::default()
+    };
+    let lanes = PairNvLink {
+        lanes: 2,
+        lanes_expected: 2,
+        gb_per_second: 50.0,
+        via: Via::Direct,
+    };
+    let link = |a: u32, b: u32| {
+        let is_quad = a / 4 == b / 4;
+        let path = if is_quad {
+            Path::HostBridge
+        } else {
+            Path::System
+        };
+        Link {
+            a: uuid(a),
+            b: uuid(b),
+            path,
+            nvlink: is_quad.then(|| lanes.clone()),
+        }
+    };
+    let pairs = (0..gpu_count).flat_map(|a| (a + 1..gpu_count).map(move |b| (a, b)));
+    Status {
+        gpus: (0..gpu_count).map(gpu).collect(),
+        links: pairs.map(|(a, b)| link(a, b)).collect(),
+        hash: "h".to_owned(),
+        ..Status::default()
+    }
+}
+
+/// A pending pod `ns/NAME` with uid `u-NAME` whose one container `c` wants that many GPUs.
+pub(crate) fn pod(name: &str, gpu_count: usize) -> Pod {
+    let limits = json!({RESOURCE: gpu_count.to_string()});
+    serde_json::from_value(json!({
+        "metadata": {"name": name, "namespace": "ns", "uid": format!("u-{name}")},
+        "spec": {"containers": [{"name": "c", "resources": {"limits": limits}}]},
+        "status": {"phase": "Pending"},
+    }))
+    .unwrap()
+}
+
+/// The same pod, with an annotation.
+pub(crate) fn annotated(mut pod: Pod, key: &str, value: &str) -> Pod {
+    pod.metadata
+        .annotations
+        .get_or_insert_default()
+        .insert(key.to_owned(), value.to_owned());
+    pod
+}
+
+/// The same pod, bound without our doing.
+pub(crate) fn bound_by_other(mut pod: Pod, node: &str) -> Pod {
+    pod.spec.get_or_insert_default().node_name = Some(node.to_owned());
+    pod
+}
+
+/// The same pod, bound with an assignment of those GPUs.
+pub(crate) fn bound(pod: Pod, node: &str, gpus: &[u32]) -> Pod {
+    let rank = |(rank, index): (usize, &u32)| Rank {
+        rank,
+        gpu: Some(GpuUuid(format!("{node}-{index}"))),
+        ..Rank::default()
+    };
+    let ranks = gpus.iter().enumerate().map(rank).collect();
+    let container = ContainerAssignment {
+        ranks,
+        ..ContainerAssignment::default()
+    };
+    let assignment = Assignment {
+        schema: names::SCHEMA.to_owned(),
+        pod_uid: pod.metadata.uid.clone().map(PodUid),
+        node: Some(node.into()),
+        topology_hash: None,
+        containers: [("c".to_owned(), container)].into(),
+    };
+    annotated(
+        bound_by_other(pod, node),
+        names::ASSIGNMENT,
+        &assignment.encode(),
+    )
+}
+
+/// The same pod in another phase.
+pub(crate) fn in_phase(mut pod: Pod, phase: &str) -> Pod {
+    pod.status.get_or_insert_default().phase = Some(phase.to_owned());
+    pod
+}
+
+/// What the kubelet gave to container `c` of that pod.
+pub(crate) fn allocation(pod: &str, node: &str, gpus: &[u32]) -> Allocation {
+    Allocation {
+        pod_uid: Some(PodUid(format!("u-{pod}"))),
+        namespace: "ns".to_owned(),
+        name: pod.to_owned(),
+        container: "c".to_owned(),
+        resource: RESOURCE.to_owned(),
+        devices: gpus
+            .iter()
+            .map(|index| GpuUuid(format!("{node}-{index}")))
+            .collect(),
+        cpus: None,
+    }
+}
+
+/// A lease whose renewal carries that time.
+pub(crate) fn renewed(node: &str, second: i64) -> Lease {
+    lease::encode(
+        node,
+        None,
+        MicroTime(Timestamp::from_second(second).unwrap()),
+    )
+}
+
+/// An index that has listed those nodes and nothing else.
+pub(crate) fn cluster(nodes: &[&str]) -> Index {
+    let now = Instant::now();
+    let mut index = Index::new(RESOURCE, Duration::from_secs(60), now);
+    index.reset_nodes(&nodes.iter().map(|name| node(name)).collect::<Vec<_>>());
+    index.reset_topologies(&nodes.iter().map(|name| topology(name)).collect::<Vec<_>>());
+    index.reset_pods(Vec::new());
+    index.reset_leases(
+        &nodes
+            .iter()
+            .map(|name| renewed(name, 1))
+            .collect::<Vec<_>>(),
+        now,
+    );
+    index
+}
+
+pub(crate) fn shared(index: Index) -> Arc<Mutex<Index>> {
+    Arc::new(Mutex::new(index))
+}
+
+pub(crate) fn snapshot(index: &mut Index) -> Snapshot {
+    index.snapshot(Instant::now())
+}
+
+pub(crate) fn ask(pod: &Pod) -> Ask {
+    Ask::of_pod(pod, RESOURCE)
+}
+
+/// `fits` or the reason, for one node.
+pub(crate) fn verdict(index: &mut Index, pod: &Pod, node: &str) -> String {
+    match decide::judge(&snapshot(index), &ask(pod), node) {
+        Ok(_) => "fits".to_owned(),
+        Err(no) => no.kind().to_owned(),
+    }
+}
+
+/// How many GPUs a pod could still get on that node.
+pub(crate) fn free_count(index: &mut Index, node: &str) -> usize {
+    let fits = |count: &usize| verdict(index, &pod("probe", *count), node) == "fits";
+    (1..=8).rev().find(fits).unwrap_or(0)
+}

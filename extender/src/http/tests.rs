@@ -1,0 +1,291 @@
+//! Requests as kube-scheduler sends them, through the routes.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header;
+use actix_web::test::{TestRequest, call_service, init_service, read_body};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fixtures::api::FakeApi;
+use crate::fixtures::*;
+use crate::index::Index;
+
+struct World {
+    api: FakeApi,
+    shared: Shared,
+}
+
+fn world(index: Index, identity: Option<&str>) -> World {
+    let api = FakeApi::start();
+    let index = shared(index);
+    let service = Service {
+        binder: crate::bind::Binder::new(index.clone(), api.client.clone()),
+        index,
+        waiting: Arc::default(),
+        decisions: Mutex::default(),
+        metrics: Arc::default(),
+        resource: RESOURCE.to_owned(),
+        preference: crate::decide::Preference::Pack,
+    };
+    let leader = Arc::new(Mutex::new(Leader::new(identity.map(str::to_owned))));
+    let runtime = tokio::runtime::Handle::current();
+    World {
+        api,
+        shared: Shared {
+            service: Arc::new(service),
+            leader,
+            runtime,
+        },
+    }
+}
+
+// === impl World ===
+
+impl World {
+    async fn send(&self, request: TestRequest) -> (StatusCode, String) {
+        let app = App::new().app_data(PayloadConfig::new(BODY_BYTES_MAX));
+        let app = init_service(
+            app.app_data(Data::new(self.shared.clone()))
+                .configure(routes),
+        )
+        .await;
+        let response = call_service(&app, request.to_request()).await;
+        let status = response.status();
+        (
+            status,
+            String::from_utf8(read_body(response).await.to_vec()).unwrap(),
+        )
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Value {
+        let (status, text) = self
+            .send(TestRequest::post().uri(path).set_payload(body.to_string()))
+            .await;
+        assert_eq!(status, StatusCode::OK, "only 200 counts");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, String) {
+        self.send(TestRequest::get().uri(path)).await
+    }
+}
+
+fn captured(name: &str) -> Value {
+    let path = format!("{}/tests/wire/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let capture: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    capture["request"].clone()
+}
+
+#[actix_web::test]
+async fn a_captured_pod_is_filtered_scored_and_bound() {
+    let world = world(cluster(&["n-0", "n-1", "n-2"]), None);
+    let body = captured("filter-cacheTrue");
+    world
+        .api
+        .create(serde_json::from_value(body["Pod"].clone()).unwrap());
+    let filtered = world.post("/filter", &body).await;
+    assert_eq!(filtered["NodeNames"], json!(["n-1", "n-2", "n-0"]));
+    assert_eq!(
+        (&filtered["Error"], &filtered["FailedNodes"]),
+        (&json!(""), &json!({}))
+    );
+    let scores = world
+        .post("/prioritize", &captured("prioritize-cacheTrue"))
+        .await;
+    assert_eq!(scores[0], json!({"Host": "n-1", "Score": 10}));
+    assert_eq!(
+        world.post("/bind", &captured("bind")).await,
+        json!({"Error": ""})
+    );
+    let bound = world.api.pod("a1");
+    assert_eq!(bound.spec.unwrap().node_name.as_deref(), Some("n-1"));
+    assert!(
+        bound
+            .metadata
+            .annotations
+            .unwrap()
+            .contains_key("berth.dev/assignment")
+    );
+}
+
+#[actix_web::test]
+async fn one_nominated_node_is_filtered_and_bound_without_being_scored() {
+    let world = world(cluster(&["n-2"]), None);
+    let body = captured("filter-after-preempt-nominated");
+    world
+        .api
+        .create(serde_json::from_value(body["Pod"].clone()).unwrap());
+    assert_eq!(
+        world.post("/filter", &body).await["NodeNames"],
+        json!(["n-2"])
+    );
+    let bind = json!({"PodName": "high-1", "PodNamespace": "t", "Node": "n-2",
+        "PodUID": "afeeb020-af1d-4a8c-b14c-0b53aee43798"});
+    assert_eq!(world.post("/bind", &bind).await, json!({"Error": ""}));
+}
+
+#[actix_web::test]
+async fn refusals_are_sorted_by_whether_preemption_may_help() {
+    let mut index = cluster(&["n-0", "n-1"]);
+    index.apply_pod(&bound(pod("p", 8), "n-0", &[0, 1, 2, 3, 4, 5, 6, 7]));
+    let world = world(index, None);
+    let answer = world.post("/filter", &captured("filter-cacheTrue")).await;
+    assert_eq!(answer["NodeNames"], json!(["n-1"]));
+    assert_eq!(
+        answer["FailedNodes"],
+        json!({"n-0": "not enough free GPUs"})
+    );
+    let never = json!({"n-2": "the node has published no GPU topology"});
+    assert_eq!(answer["FailedAndUnresolvableNodes"], never);
+    let (_, metrics) = world.get("/metrics").await;
+    assert!(
+        metrics.contains(r#"berth_extender_refusals_total{reason="NotEnoughFree"} 1"#),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains(r#"berth_extender_request_seconds_count{verb="filter"} 1"#),
+        "{metrics}"
+    );
+}
+
+#[actix_web::test]
+async fn whole_nodes_are_answered_with_whole_nodes() {
+    let world = world(cluster(&["n-0", "n-1", "n-2"]), None);
+    let body = captured("filter-cacheFalse");
+    let answer = world.post("/filter", &body).await;
+    assert_eq!(answer["NodeNames"], Value::Null);
+    assert_eq!(answer["Nodes"]["items"], body["Nodes"]["items"]);
+}
+
+#[actix_web::test]
+async fn preempt_is_answered_in_meta_form_whatever_form_came() {
+    let body = captured("preempt-cacheFalse");
+    let nodes: Vec<String> = body["NodeNameToVictims"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect();
+    let names: Vec<&str> = nodes.iter().map(String::as_str).collect();
+    let world = world(cluster(&names), None);
+    let answer = world.post("/preempt", &body).await;
+    let kept = answer["NodeNameToMetaVictims"].as_object().unwrap();
+    assert_eq!(kept.len(), nodes.len());
+    let uid = &body["NodeNameToVictims"][&nodes[0]]["Pods"][0]["metadata"]["uid"];
+    assert_eq!(kept[&nodes[0]]["Pods"], json!([{"UID": uid}]));
+}
+
+#[actix_web::test]
+async fn what_cannot_be_read_is_answered_with_200_and_counted() {
+    let world = world(cluster(&["a"]), None);
+    for (path, key) in [("/filter", "Error"), ("/bind", "Error")] {
+        for body in [json!("x"), json!({"Pod": 7, "PodName": 7}), json!([])] {
+            let answer = world.post(path, &body).await;
+            assert!(!answer[key].as_str().unwrap().is_empty(), "{path} {body}");
+        }
+    }
+    assert_eq!(world.post("/prioritize", &json!("x")).await, json!([]));
+    assert_eq!(
+        world.post("/preempt", &json!("x")).await,
+        json!({"NodeNameToMetaVictims": {}})
+    );
+    let no_pod = world
+        .post("/filter", &json!({"Pod": null, "NodeNames": ["a"]}))
+        .await;
+    assert_eq!(no_pod["Error"], "the body of filter holds no Pod");
+    let (_, metrics) = world.get("/metrics").await;
+    assert!(
+        metrics.contains(r#"berth_extender_bad_requests_total{verb="filter"} 4"#),
+        "{metrics}"
+    );
+}
+
+#[actix_web::test]
+async fn a_body_of_more_than_five_megabytes_is_answered() {
+    let world = world(cluster(&["a"]), None);
+    let node =
+        json!({"metadata": {"name": "a", "annotations": {"padding": "x".repeat(6_000_000)}}});
+    let body = json!({"Pod": pod("p", 1), "Nodes": {"items": [node]}, "NodeNames": null});
+    let answer = world.post("/filter", &body).await;
+    assert_eq!(answer["Nodes"]["items"][0]["metadata"]["name"], "a");
+}
+
+#[actix_web::test]
+async fn a_replica_that_does_not_lead_says_503_and_closes() {
+    let world = world(cluster(&["a"]), Some("me"));
+    for path in ["/filter", "/prioritize", "/bind", "/preempt"] {
+        let app = App::new()
+            .app_data(Data::new(world.shared.clone()))
+            .configure(routes);
+        let app = init_service(app).await;
+        let response = call_service(&app, TestRequest::post().uri(path).to_request()).await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert!(!response.response().head().keep_alive(), "{path}");
+        assert!(
+            response
+                .headers()
+                .get(header::CONNECTION)
+                .is_none_or(|value| value == "close")
+        );
+    }
+    assert_eq!(world.get("/readyz").await.0, StatusCode::OK, "it stands by");
+}
+
+#[actix_web::test]
+async fn nothing_is_decided_before_the_cluster_was_listed() {
+    let empty = Index::new(RESOURCE, Duration::from_secs(60), Instant::now());
+    let world = world(empty, None);
+    assert_eq!(
+        world.get("/readyz").await.0,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    assert_eq!(world.get("/healthz").await.0, StatusCode::OK);
+    let request = TestRequest::post().uri("/filter").set_payload("{}");
+    assert_eq!(world.send(request).await.0, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[actix_web::test]
+async fn the_last_decision_about_a_pod_is_explained() {
+    let world = world(cluster(&["n-1"]), None);
+    assert_eq!(world.get("/explain/t/a1").await.0, StatusCode::NOT_FOUND);
+    let _ = world.post("/filter", &captured("filter-cacheTrue")).await;
+    let (_, text) = world.get("/explain/t/a1").await;
+    let decision: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(decision["feasible"], json!({"n-1": 10}));
+    assert_eq!(
+        decision["refused"]["NoTopology"]["nodes"],
+        json!(["n-2", "n-0"])
+    );
+    assert_eq!(decision["podUid"], "f4321170-af42-44e6-b9ed-5fe535e6e701");
+}
+
+#[actix_web::test]
+async fn a_refused_pod_is_poked_once_when_it_would_fit() {
+    let mut index = cluster(&["n-1"]);
+    let full = bound(pod("p", 8), "n-1", &[0, 1, 2, 3, 4, 5, 6, 7]);
+    index.apply_pod(&full);
+    let world = world(index, None);
+    let service = &world.shared.service;
+    let look = || crate::poke::look(&world.api.client, &service.index, &service.waiting, true);
+    let _ = world.post("/filter", &captured("filter-cacheTrue")).await;
+    assert!(!look().await.unwrap(), "it does not fit yet");
+    lock(&service.index).apply_pod(&in_phase(full, "Succeeded"));
+    assert!(look().await.unwrap());
+    assert!(!look().await.unwrap(), "once is enough");
+    let patches = lock(&world.api.state).patches.clone();
+    assert_eq!(patches.len(), 1);
+    assert_eq!(patches[0].0, "n-1");
+    let annotations = patches[0].1["metadata"]["annotations"].as_object().unwrap();
+    assert_eq!(annotations.keys().collect::<Vec<_>>(), ["berth.dev/freed"]);
+}
+
+#[actix_web::test]
+async fn machines_in_a_request_are_simulated() {
+    let world = world(cluster(&[]), None);
+    let body = json!({"nodes": [topology("m")], "pods": [pod("p", 4), pod("q", 9)],
+        "residents": [{"node": "m", "gpus": ["m-0", "m-1"]}]});
+    let answer = world.post("/simulate", &body).await;
+    let ranks = &answer[0]["nodes"]["m"]["ranks"]["c"]["ranks"];
+    assert_eq!(ranks[0]["gpu"], "m-4");
+    assert_eq!(answer[1]["nodes"]["m"]["reason"]["type"], "TooFewGpus");
+}

@@ -1,0 +1,494 @@
+//! What the cluster looks like, fed with plain objects; readers take a snapshot.
+//!
+//! Knows no client and no clock: whoever feeds it says what time it is. Nodes whose inputs changed
+//! are worked out again when the next snapshot is taken, the others are shared with the last one.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use berth_placement::Shapes;
+use berth_topology::allocation::Allocation;
+use berth_topology::ids::PodUid;
+use berth_topology::lease::{self, Renewal};
+use berth_topology::node::NodeTopology;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Pod};
+
+use crate::freshness::Freshness;
+use crate::gone::Gone;
+use crate::node::{NodeState, Room, Topology};
+use crate::pod::{Holder, PodRecord};
+use crate::reservations::{Reservation, Reservations, State};
+
+/// Everything that is known. One lock around it; held for microseconds.
+#[derive(Debug)]
+pub struct Index {
+    pub(crate) resource: String,
+    entries: BTreeMap<Arc<str>, Entry>,
+    pods: HashMap<PodUid, PodRecord>,
+    gone: Gone,
+    reservations: Reservations,
+    freshness: Freshness,
+    shapes: Shapes,
+    watches: [Watch; 4],
+    dirty: BTreeSet<Arc<str>>,
+    states: Arc<HashMap<Arc<str>, Arc<NodeState>>>,
+    generation: u64,
+}
+
+/// What one scheduling request sees, unchanged for its whole life.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    nodes: Arc<HashMap<Arc<str>, Arc<NodeState>>>,
+    stale: HashSet<Arc<str>>,
+    /// Nodes of unconfirmed binds, by pod.
+    unconfirmed: HashMap<PodUid, String>,
+    /// Grows whenever a node changes.
+    pub generation: u64,
+}
+
+/// What is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nodes.
+    Nodes,
+    /// NodeTopologies.
+    Topologies,
+    /// Pods of every scheduler.
+    Pods,
+    /// Leases of the agents.
+    Leases,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Watch {
+    /// Everything was listed once.
+    is_synced: bool,
+    is_live: bool,
+}
+
+/// One name under which a Node, a NodeTopology or a bound pod is known.
+#[derive(Debug, Default)]
+struct Entry {
+    /// Condition Ready; absent while there is no such Node.
+    is_ready: Option<bool>,
+    topology: Option<Arc<Topology>>,
+    pods: BTreeSet<PodUid>,
+}
+
+/// How much the index holds, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Nodes that exist.
+    pub nodes: usize,
+    /// Nodes with a topology.
+    pub topologies: usize,
+    /// Pods that ask for the resource.
+    pub pods: usize,
+    /// Unconfirmed binds.
+    pub reservations: usize,
+}
+
+// === impl Index ===
+
+impl Index {
+    /// An index for that extended resource, still empty.
+    #[must_use]
+    pub fn new(resource: &str, stale_after: Duration, now: Instant) -> Self {
+        Self {
+            resource: resource.to_owned(),
+            entries: BTreeMap::new(),
+            pods: HashMap::new(),
+            gone: Gone::default(),
+            reservations: Reservations::default(),
+            freshness: Freshness::new(stale_after, now),
+            shapes: Shapes::default(),
+            watches: [Watch::default(); 4],
+            dirty: BTreeSet::new(),
+            states: Arc::default(),
+            generation: 0,
+        }
+    }
+
+    /// A Node was added or changed.
+    pub fn apply_node(&mut self, node: &Node) {
+        let Some(name) = &node.metadata.name else {
+            return;
+        };
+        let is_ready = Some(is_ready(node));
+        if self
+            .entries
+            .get(name.as_str())
+            .is_some_and(|entry| entry.is_ready == is_ready)
+        {
+            return;
+        }
+        self.entry(name).is_ready = is_ready;
+    }
+
+    /// A Node was deleted. Its pods are still known, should it come back.
+    pub fn delete_node(&mut self, name: &str) {
+        self.change(name, |entry| entry.is_ready = None);
+    }
+
+    /// All Nodes, after the watch started again; others are gone.
+    pub fn reset_nodes(&mut self, nodes: &[Node]) {
+        self.each(|entry| entry.is_ready = None);
+        for node in nodes {
+            self.apply_node(node);
+        }
+        self.live(Kind::Nodes);
+    }
+
+    /// A NodeTopology was added or changed.
+    pub fn apply_topology(&mut self, object: &NodeTopology) {
+        let resource = self.resource.clone();
+        let topology = object.status.as_ref().map(|status| {
+            let ours = status
+                .allocations
+                .iter()
+                .filter(|truth| truth.resource == resource);
+            let machine = self.shapes.machine(status);
+            Arc::new(Topology {
+                is_dra_managed: machine.is_dra_managed(&resource),
+                machine,
+                hash: status.hash.clone(),
+                allocations: ours.cloned().collect(),
+            })
+        });
+        self.entry(object.name()).topology = topology;
+    }
+
+    /// A NodeTopology was deleted.
+    pub fn delete_topology(&mut self, name: &str) {
+        self.change(name, |entry| entry.topology = None);
+    }
+
+    /// All NodeTopologies, after the watch started again; others are gone.
+    pub fn reset_topologies(&mut self, objects: &[NodeTopology]) {
+        self.each(|entry| entry.topology = None);
+        for object in objects {
+            self.apply_topology(object);
+        }
+        self.live(Kind::Topologies);
+    }
+
+    /// A pod was added or changed.
+    pub fn apply_pod(&mut self, pod: &Pod) {
+        match PodRecord::read(pod, &self.resource) {
+            Some(record) => self.apply_record(record),
+            None => self.delete_pod(pod.metadata.uid.as_deref().unwrap_or_default()),
+        }
+    }
+
+    /// A pod was deleted: the kubelet has ended its containers.
+    pub fn delete_pod(&mut self, uid: &str) {
+        let uid = PodUid::from(uid);
+        self.release(&uid);
+        if let Some(record) = self.pods.remove(&uid) {
+            self.unlink(&record);
+            self.gone.insert(&record.holder);
+        }
+    }
+
+    /// All pods, after the watch started again; others are gone.
+    pub(crate) fn reset_pods(&mut self, records: Vec<PodRecord>) {
+        let listed: HashSet<PodUid> = records
+            .iter()
+            .map(|record| record.holder.uid.clone())
+            .collect();
+        let missing: Vec<PodUid> = self
+            .pods
+            .keys()
+            .filter(|uid| !listed.contains(*uid))
+            .cloned()
+            .collect();
+        for uid in missing {
+            self.delete_pod(uid.as_str());
+        }
+        for record in records {
+            self.apply_record(record);
+        }
+        self.live(Kind::Pods);
+    }
+
+    /// An agent's Lease was added or changed.
+    pub fn apply_lease(&mut self, lease: &Lease, now: Instant) {
+        let Some((node, renewal)) = lease::decode(lease) else {
+            return;
+        };
+        let was_stale = self.is_stale(node, now);
+        self.freshness.seen(node, renewal, now);
+        if was_stale {
+            // Pods that were refused for it may fit again.
+            self.change(node, |_| ());
+        }
+    }
+
+    /// An agent's Lease was deleted.
+    pub fn delete_lease(&mut self, name: &str) {
+        self.freshness.gone(name);
+    }
+
+    /// All Leases, after the watch started again; others are gone.
+    pub fn reset_leases(&mut self, leases: &[Lease], now: Instant) {
+        let stale: Vec<Arc<str>> = self
+            .entries
+            .keys()
+            .filter(|name| self.is_stale(name, now))
+            .cloned()
+            .collect();
+        let renewals = leases.iter().filter_map(lease::decode);
+        let renewals: Vec<(String, Renewal)> = renewals
+            .map(|(name, renewal)| (name.to_owned(), renewal))
+            .collect();
+        self.freshness.reset(renewals, now);
+        self.dirty.extend(stale);
+        self.live(Kind::Leases);
+    }
+
+    /// A watch broke; what it has shown so far stays.
+    pub fn lost(&mut self, kind: Kind, now: Instant) {
+        self.watches[kind as usize].is_live = false;
+        if kind == Kind::Leases {
+            self.freshness.lost(now);
+        }
+    }
+
+    /// Whether every kind was listed at least once.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        self.watches.iter().all(|watch| watch.is_synced)
+    }
+
+    /// How much it holds.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        let count =
+            |is: fn(&Entry) -> bool| self.entries.values().filter(|entry| is(entry)).count();
+        Sizes {
+            nodes: count(|entry| entry.is_ready.is_some()),
+            topologies: count(|entry| entry.topology.is_some()),
+            pods: self.pods.len(),
+            reservations: self.reservations.len(),
+        }
+    }
+
+    /// What a request sees that comes now.
+    pub fn snapshot(&mut self, now: Instant) -> Snapshot {
+        self.expire(now);
+        self.refresh();
+        let stale = self
+            .states
+            .values()
+            .filter(|state| self.freshness.is_stale(&state.name, state.is_ready, now));
+        let unconfirmed = self
+            .reservations
+            .iter()
+            .map(|one| (one.holder.uid.clone(), one.node.clone()));
+        Snapshot {
+            stale: stale.map(|state| state.name.clone()).collect(),
+            unconfirmed: unconfirmed.collect(),
+            nodes: self.states.clone(),
+            generation: self.generation,
+        }
+    }
+
+    /// The pod of that uid, if it asks for the resource and the watch has shown it.
+    pub(crate) fn pod(&self, uid: &PodUid) -> Option<&PodRecord> {
+        self.pods.get(uid)
+    }
+
+    /// Whether the pod was seen to be deleted.
+    pub(crate) fn is_gone(&self, uid: &PodUid) -> bool {
+        self.gone.contains(uid)
+    }
+
+    pub(crate) fn reservation(&self, uid: &PodUid) -> Option<&Reservation> {
+        self.reservations.get(uid)
+    }
+
+    /// Holds what a bind is about to write.
+    pub(crate) fn reserve(&mut self, reservation: Reservation) {
+        let node = reservation.node.clone();
+        self.reservations.insert(reservation);
+        self.change(&node, |_| ());
+    }
+
+    /// Notes what became of a bind. Nothing is left to note where the watch was faster.
+    pub(crate) fn note(&mut self, uid: &PodUid, state: State) {
+        if let Some(reservation) = self.reservations.get_mut(uid) {
+            reservation.state = state;
+        }
+    }
+
+    /// Gives back what a bind held.
+    pub(crate) fn release(&mut self, uid: &PodUid) {
+        if let Some(reservation) = self.reservations.remove(uid) {
+            self.change(&reservation.node, |_| ());
+        }
+    }
+
+    pub(crate) fn apply_record(&mut self, record: PodRecord) {
+        let uid = record.holder.uid.clone();
+        if record.node.is_some() || record.is_finished {
+            self.release(&uid);
+        }
+        if let Some(before) = self.pods.remove(&uid) {
+            self.unlink(&before);
+        }
+        if let Some(node) = record.held_node() {
+            self.entry(node).pods.insert(uid.clone());
+        }
+        self.pods.insert(uid, record);
+    }
+
+    fn unlink(&mut self, record: &PodRecord) {
+        if let Some(node) = record.held_node() {
+            self.change(node, |entry| {
+                entry.pods.remove(&record.holder.uid);
+            });
+        }
+    }
+
+    fn is_stale(&self, node: &str, now: Instant) -> bool {
+        let is_ready = self
+            .entries
+            .get(node)
+            .and_then(|entry| entry.is_ready)
+            .unwrap_or(false);
+        self.freshness.is_stale(node, is_ready, now)
+    }
+
+    fn live(&mut self, kind: Kind) {
+        self.watches[kind as usize] = Watch {
+            is_synced: true,
+            is_live: true,
+        };
+    }
+
+    /// The entry of that name, made if need be, and to be worked out again.
+    fn entry(&mut self, name: &str) -> &mut Entry {
+        let name: Arc<str> = match self.entries.get_key_value(name) {
+            Some((known, _)) => known.clone(),
+            None => name.into(),
+        };
+        self.dirty.insert(name.clone());
+        self.entries.entry(name).or_default()
+    }
+
+    /// Changes an entry that exists.
+    fn change(&mut self, name: &str, change: impl FnOnce(&mut Entry)) {
+        if self.entries.contains_key(name) {
+            change(self.entry(name));
+        }
+    }
+
+    fn each(&mut self, change: impl Fn(&mut Entry)) {
+        self.dirty.extend(self.entries.keys().cloned());
+        self.entries.values_mut().for_each(change);
+    }
+
+    fn expire(&mut self, now: Instant) {
+        if !self.watches[Kind::Pods as usize].is_live {
+            return;
+        }
+        for uid in self.reservations.expired(now) {
+            tracing::warn!(%uid, "a bind was never confirmed by the pod watch; its GPUs are free again");
+            self.release(&uid);
+        }
+    }
+
+    fn refresh(&mut self) {
+        if self.dirty.is_empty() {
+            return;
+        }
+        self.generation += 1;
+        let mut states = std::mem::take(&mut self.states);
+        let map = Arc::make_mut(&mut states);
+        for name in std::mem::take(&mut self.dirty) {
+            match self.state(&name) {
+                Some(state) => map.insert(name, Arc::new(state)),
+                None => map.remove(&name),
+            };
+        }
+        self.states = states;
+        let empty = |entry: &Entry| {
+            entry.is_ready.is_none() && entry.topology.is_none() && entry.pods.is_empty()
+        };
+        self.entries.retain(|_, entry| !empty(entry));
+    }
+
+    /// `None` while there is no such Node.
+    fn state(&self, name: &Arc<str>) -> Option<NodeState> {
+        let entry = self.entries.get(name)?;
+        let is_ready = entry.is_ready?;
+        let bound = entry
+            .pods
+            .iter()
+            .filter_map(|uid| self.pods.get(uid))
+            .map(|pod| pod.holder.clone());
+        let unconfirmed = self.reservations.iter().filter(|one| one.node == **name);
+        let holders: Vec<Arc<Holder>> = bound
+            .chain(unconfirmed.map(|one| one.holder.clone()))
+            .collect();
+        let counts = |truth: &Allocation| self.counts(truth, &holders);
+        let room = entry
+            .topology
+            .as_ref()
+            .map_or_else(Room::default, |known| known.room(&holders, counts));
+        Some(NodeState {
+            name: name.clone(),
+            is_ready,
+            topology: entry.topology.clone(),
+            room,
+            holders,
+            version: self.generation,
+        })
+    }
+
+    /// Whether what an agent lists is still held: not once its pod was seen deleted or finished.
+    fn counts(&self, truth: &Allocation, holders: &[Arc<Holder>]) -> bool {
+        if holders
+            .iter()
+            .any(|holder| crate::occupancy::is_of(truth, holder))
+        {
+            return true;
+        }
+        let is_finished = |uid: &PodUid| self.pods.get(uid).is_some_and(|pod| pod.is_finished);
+        !self.gone.released(truth) && !truth.pod_uid.as_ref().is_some_and(is_finished)
+    }
+}
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// The node of that name, if there is such a Node.
+    pub(crate) fn node(&self, name: &str) -> Option<&Arc<NodeState>> {
+        self.nodes.get(name)
+    }
+
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Arc<NodeState>> {
+        self.nodes.values()
+    }
+
+    pub(crate) fn is_stale(&self, name: &str) -> bool {
+        self.stale.contains(name)
+    }
+
+    /// The node of the pod's bind that is not confirmed yet.
+    pub(crate) fn unconfirmed(&self, uid: &PodUid) -> Option<&str> {
+        self.unconfirmed.get(uid).map(String::as_str)
+    }
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    conditions
+        .into_iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}

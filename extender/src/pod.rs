@@ -1,0 +1,128 @@
+//! What the index keeps of a pod: who it is, what it asks, where it is, what it was given.
+//!
+//! A whole Pod is tens of kilobytes; only pods that ask for the resource are kept at all.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use berth_topology::assignment::Assignment;
+use berth_topology::claim::{self, PodClaim};
+use berth_topology::ids::{GpuUuid, PodUid};
+use berth_topology::names;
+use k8s_openapi::api::core::v1::Pod;
+
+/// One pod that asks for the resource.
+#[derive(Clone, Debug)]
+pub(crate) struct PodRecord {
+    pub holder: Arc<Holder>,
+    /// The node it is bound to.
+    pub node: Option<String>,
+    /// Succeeded or Failed: its containers are gone for good and its GPUs are free.
+    /// A pod that is only terminating still holds them.
+    pub is_finished: bool,
+    /// What it asks, or why that cannot be read.
+    pub claim: Arc<Result<PodClaim, claim::Error>>,
+}
+
+/// A pod as one that holds GPUs of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub uid: PodUid,
+    pub namespace: String,
+    pub name: String,
+    /// GPUs that it holds at once, as kube-scheduler counts them.
+    pub gpu_count: usize,
+    /// GPUs by container, as its assignment says; empty without a valid one.
+    pub intent: Intent,
+}
+
+/// GPUs by container.
+pub(crate) type Intent = BTreeMap<String, Vec<GpuUuid>>;
+
+// === impl PodRecord ===
+
+impl PodRecord {
+    /// `None` for a pod that asks for none of `resource`.
+    pub(crate) fn read(pod: &Pod, resource: &str) -> Option<Self> {
+        let claim = PodClaim::of_pod(pod, resource);
+        let counted = counted_claim(pod, resource, &claim);
+        let is_readable = claim.is_ok() || counted.is_some();
+        let counted = counted.unwrap_or_default();
+        if is_readable && counted.gpu_count() == 0 {
+            return None;
+        }
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let uid = PodUid(text(&pod.metadata.uid));
+        let node = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.node_name.clone())
+            .filter(|node| !node.is_empty());
+        let intent = node
+            .as_deref()
+            .and_then(|node| valid_intent(pod, &uid, node, &counted));
+        let holder = Holder {
+            uid,
+            namespace: text(&pod.metadata.namespace),
+            name: text(&pod.metadata.name),
+            gpu_count: counted.gpu_count(),
+            intent: intent.unwrap_or_default(),
+        };
+        let phase = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref());
+        let is_finished = matches!(phase, Some("Succeeded" | "Failed"));
+        Some(Self {
+            holder: Arc::new(holder),
+            node,
+            is_finished,
+            claim: Arc::new(claim),
+        })
+    }
+
+    /// The node where it holds GPUs now.
+    pub(crate) fn held_node(&self) -> Option<&str> {
+        self.node.as_deref().filter(|_| !self.is_finished)
+    }
+}
+
+/// The pod's counts even where an annotation cannot be read: another scheduler may have bound it.
+fn counted_claim(
+    pod: &Pod,
+    resource: &str,
+    claim: &Result<PodClaim, claim::Error>,
+) -> Option<PodClaim> {
+    if let Ok(claim) = claim {
+        return Some(claim.clone());
+    }
+    let mut bare = pod.clone();
+    bare.metadata.annotations = None;
+    PodClaim::of_pod(&bare, resource).ok()
+}
+
+/// The assignment's GPUs, if it is for this pod, on this node, and for its counts.
+fn valid_intent(pod: &Pod, uid: &PodUid, node: &str, counted: &PodClaim) -> Option<Intent> {
+    let text = pod.metadata.annotations.as_ref()?.get(names::ASSIGNMENT)?;
+    let assignment = Assignment::decode(text).ok()?;
+    let is_ours = assignment.pod_uid.as_ref() == Some(uid)
+        && assignment
+            .node
+            .as_ref()
+            .is_some_and(|assigned| assigned.as_str() == node);
+    let intent = intent_of(&assignment);
+    let counts_match = counted.containers.iter().all(|container| {
+        let given = intent.get(&container.name).map_or(0, Vec::len);
+        given == container.claim.gpu_count
+    });
+    (is_ours && counts_match).then_some(intent)
+}
+
+/// The GPUs of each container of an assignment.
+pub(crate) fn intent_of(assignment: &Assignment) -> Intent {
+    let of_container =
+        |(name, container): (&String, &berth_topology::assignment::ContainerAssignment)| {
+            (name.clone(), container.gpus().cloned().collect())
+        };
+    assignment.containers.iter().map(of_container).collect()
+}

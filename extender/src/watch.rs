@@ -1,0 +1,284 @@
+//! Feeds the index from the API server: lists, watches, and starts again when a watch breaks.
+//!
+//! A watch that broke is always followed by a fresh list, never resumed: what was missed is then
+//! known to be nothing, and freshness counts from there. Between the two the index stays as it was.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use berth_topology::names;
+use berth_topology::node::NodeTopology;
+use futures::{Stream, TryStreamExt, pin_mut};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::Api;
+use kube::runtime::watcher::{self, Event};
+use tokio::task::JoinSet;
+
+use crate::index::{Index, Kind};
+use crate::leader::Leader;
+use crate::lock;
+use crate::metrics::Metrics;
+use crate::pod::PodRecord;
+
+/// First pause after a broken watch.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Longest pause: an API server that comes back is found within it.
+const PAUSE_MAX: Duration = Duration::from_secs(3);
+
+/// The scheduler's Lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaderLease {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// Who listens to one kind of object.
+trait Listener {
+    /// The object.
+    type Object;
+    /// What is kept of one until its list is complete.
+    type Kept;
+
+    fn name(&self) -> &'static str;
+    fn keep(&self, object: Self::Object) -> Option<Self::Kept>;
+    fn reset(&self, kept: Vec<Self::Kept>);
+    fn apply(&self, object: &Self::Object);
+    fn delete(&self, object: &Self::Object);
+    /// The watch broke.
+    fn lost(&self);
+}
+
+struct Nodes(Arc<Mutex<Index>>);
+struct Topologies(Arc<Mutex<Index>>);
+struct Pods(Arc<Mutex<Index>>, String);
+struct Leases(Arc<Mutex<Index>>);
+struct Leaders(Arc<Mutex<Leader>>);
+
+/// Starts every watch. They end when the set is dropped.
+pub fn spawn(
+    client: &kube::Client,
+    index: &Arc<Mutex<Index>>,
+    leader: (&Arc<Mutex<Leader>>, Option<&LeaderLease>),
+    metrics: &Arc<Metrics>,
+) -> JoinSet<()> {
+    let config = || watcher::Config::default().page_size(500);
+    let mut tasks = JoinSet::new();
+    let nodes: Api<Node> = Api::all(client.clone());
+    tasks.spawn(follow(
+        move || watcher::watcher(nodes.clone(), config()),
+        Nodes(index.clone()),
+        metrics.clone(),
+    ));
+    let topologies: Api<NodeTopology> = Api::all(client.clone());
+    let listener = Topologies(index.clone());
+    tasks.spawn(follow(
+        move || watcher::watcher(topologies.clone(), config()),
+        listener,
+        metrics.clone(),
+    ));
+    let pods: Api<Pod> = Api::all(client.clone());
+    let listener = Pods(index.clone(), lock(index).resource.clone());
+    tasks.spawn(follow(
+        move || watcher::watcher(pods.clone(), config()),
+        listener,
+        metrics.clone(),
+    ));
+    let leases: Api<Lease> = Api::namespaced(client.clone(), names::NAMESPACE);
+    let listener = Leases(index.clone());
+    tasks.spawn(follow(
+        move || watcher::watcher(leases.clone(), config()),
+        listener,
+        metrics.clone(),
+    ));
+    if let (leader, Some(lease)) = leader {
+        let leases: Api<Lease> = Api::namespaced(client.clone(), &lease.namespace);
+        let one = config().fields(&format!("metadata.name={}", lease.name));
+        let listener = Leaders(leader.clone());
+        tasks.spawn(follow(
+            move || watcher::watcher(leases.clone(), one.clone()),
+            listener,
+            metrics.clone(),
+        ));
+    }
+    tasks
+}
+
+/// Watches for ever.
+async fn follow<L, S>(watch: impl Fn() -> S, listener: L, metrics: Arc<Metrics>)
+where
+    L: Listener,
+    S: Stream<Item = watcher::Result<Event<L::Object>>>,
+{
+    let mut pause = PAUSE_MIN;
+    loop {
+        let started = Instant::now();
+        if let Err(error) = follow_once(watch(), &listener).await {
+            tracing::warn!(kind = listener.name(), error = %error, "watching; starting again");
+        }
+        listener.lost();
+        metrics.watch_failed(listener.name());
+        if started.elapsed() > PAUSE_MAX {
+            pause = PAUSE_MIN;
+        }
+        tokio::time::sleep(jittered(pause)).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Until the first failure.
+async fn follow_once<L: Listener>(
+    events: impl Stream<Item = watcher::Result<Event<L::Object>>>,
+    listener: &L,
+) -> watcher::Result<()> {
+    pin_mut!(events);
+    let mut kept = Vec::new();
+    while let Some(event) = events.try_next().await? {
+        match event {
+            Event::Init => kept.clear(),
+            Event::InitApply(object) => kept.extend(listener.keep(object)),
+            Event::InitDone => listener.reset(std::mem::take(&mut kept)),
+            Event::Apply(object) => listener.apply(&object),
+            Event::Delete(object) => listener.delete(&object),
+        }
+    }
+    Ok(())
+}
+
+/// Between half and the whole, so that replicas do not come back in step.
+fn jittered(pause: Duration) -> Duration {
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let random = nanos.map_or(0, |since| since.subsec_nanos() % 1_000);
+    pause / 2 + pause / 2 * random / 1_000
+}
+
+fn name(object: &impl kube::ResourceExt) -> &str {
+    object.meta().name.as_deref().unwrap_or_default()
+}
+
+// === the listeners ===
+
+impl Listener for Nodes {
+    type Object = Node;
+    type Kept = Node;
+
+    fn name(&self) -> &'static str {
+        "nodes"
+    }
+    fn keep(&self, node: Node) -> Option<Node> {
+        Some(node)
+    }
+    fn reset(&self, nodes: Vec<Node>) {
+        lock(&self.0).reset_nodes(&nodes);
+    }
+    fn apply(&self, node: &Node) {
+        lock(&self.0).apply_node(node);
+    }
+    fn delete(&self, node: &Node) {
+        lock(&self.0).delete_node(name(node));
+    }
+    fn lost(&self) {
+        lock(&self.0).lost(Kind::Nodes, Instant::now());
+    }
+}
+
+impl Listener for Topologies {
+    type Object = NodeTopology;
+    type Kept = NodeTopology;
+
+    fn name(&self) -> &'static str {
+        "topologies"
+    }
+    fn keep(&self, object: NodeTopology) -> Option<NodeTopology> {
+        Some(object)
+    }
+    fn reset(&self, objects: Vec<NodeTopology>) {
+        lock(&self.0).reset_topologies(&objects);
+    }
+    fn apply(&self, object: &NodeTopology) {
+        lock(&self.0).apply_topology(object);
+    }
+    fn delete(&self, object: &NodeTopology) {
+        lock(&self.0).delete_topology(name(object));
+    }
+    fn lost(&self) {
+        lock(&self.0).lost(Kind::Topologies, Instant::now());
+    }
+}
+
+impl Listener for Pods {
+    type Object = Pod;
+    type Kept = PodRecord;
+
+    fn name(&self) -> &'static str {
+        "pods"
+    }
+    /// A cluster's pods are many and large; only what the index needs waits for the list's end.
+    fn keep(&self, pod: Pod) -> Option<PodRecord> {
+        PodRecord::read(&pod, &self.1)
+    }
+    fn reset(&self, records: Vec<PodRecord>) {
+        lock(&self.0).reset_pods(records);
+    }
+    fn apply(&self, pod: &Pod) {
+        lock(&self.0).apply_pod(pod);
+    }
+    fn delete(&self, pod: &Pod) {
+        lock(&self.0).delete_pod(pod.metadata.uid.as_deref().unwrap_or_default());
+    }
+    fn lost(&self) {
+        lock(&self.0).lost(Kind::Pods, Instant::now());
+    }
+}
+
+impl Listener for Leases {
+    type Object = Lease;
+    type Kept = Lease;
+
+    fn name(&self) -> &'static str {
+        "leases"
+    }
+    fn keep(&self, lease: Lease) -> Option<Lease> {
+        Some(lease)
+    }
+    fn reset(&self, leases: Vec<Lease>) {
+        lock(&self.0).reset_leases(&leases, Instant::now());
+    }
+    fn apply(&self, lease: &Lease) {
+        lock(&self.0).apply_lease(lease, Instant::now());
+    }
+    fn delete(&self, lease: &Lease) {
+        lock(&self.0).delete_lease(name(lease));
+    }
+    fn lost(&self) {
+        lock(&self.0).lost(Kind::Leases, Instant::now());
+    }
+}
+
+impl Listener for Leaders {
+    type Object = Lease;
+    type Kept = Lease;
+
+    fn name(&self) -> &'static str {
+        "leader"
+    }
+    fn keep(&self, lease: Lease) -> Option<Lease> {
+        Some(lease)
+    }
+    fn reset(&self, leases: Vec<Lease>) {
+        match leases.first() {
+            Some(lease) => lock(&self.0).apply(lease, Instant::now()),
+            None => lock(&self.0).delete(),
+        }
+    }
+    fn apply(&self, lease: &Lease) {
+        lock(&self.0).apply(lease, Instant::now());
+    }
+    fn delete(&self, _: &Lease) {
+        lock(&self.0).delete();
+    }
+    /// Its age goes on: a leader that cannot be seen to lead does not.
+    fn lost(&self) {}
+}

@@ -1,0 +1,285 @@
+//! kube-scheduler's extender JSON: the only file that knows it.
+//!
+//! Source: `k8s.io/kube-scheduler/extender/v1/types.go`. Those types have no JSON tags, so Go's
+//! field names are the keys: PascalCase, with `PodUID` and `UID` in capitals, and nothing omitted
+//! (`null` instead). Go reads keys in any case; so do we where older senders differ. Answers are
+//! PascalCase always. Only HTTP 200 counts there, so a failure travels as `Error` in a 200.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Pod;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Worst score of a node (`MinExtenderPriority`).
+pub const SCORE_MIN: i64 = 0;
+/// Best score of a node (`MaxExtenderPriority`). kube-scheduler does not clamp: we must not exceed it.
+pub const SCORE_MAX: i64 = 10;
+
+/// What filter and prioritize are asked (`ExtenderArgs`).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ExtenderArgs {
+    /// The pod to place.
+    #[serde(default, alias = "pod")]
+    pub pod: Option<Pod>,
+    /// Whole nodes, where `nodeCacheCapable` is false. Passed through unread, but for the name.
+    #[serde(default, alias = "nodes")]
+    pub nodes: Option<NodeList>,
+    /// Names, where it is true.
+    #[serde(default, alias = "nodeNames", alias = "nodenames")]
+    pub node_names: Option<Vec<String>>,
+}
+
+/// A `v1.NodeList` whose items are not interpreted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NodeList {
+    /// The nodes.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub items: Vec<Value>,
+}
+
+/// The answer of filter (`ExtenderFilterResult`).
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct FilterResult {
+    /// Feasible nodes, whole, where nodes came whole.
+    pub nodes: Option<NodeList>,
+    /// Feasible nodes by name, where names came.
+    pub node_names: Option<Vec<String>>,
+    /// Refused, but pods that leave could help: preemption looks here only.
+    pub failed_nodes: BTreeMap<String, String>,
+    /// Refused whatever leaves.
+    pub failed_and_unresolvable_nodes: BTreeMap<String, String>,
+    /// Why there is no answer; empty when there is one.
+    pub error: String,
+}
+
+/// One node's score (`HostPriority`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct HostPriority {
+    /// The node.
+    pub host: String,
+    /// [`SCORE_MIN`] to [`SCORE_MAX`].
+    pub score: i64,
+}
+
+/// What preempt is asked (`ExtenderPreemptionArgs`).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct PreemptionArgs {
+    /// The pod that wants room.
+    #[serde(default, alias = "pod")]
+    pub pod: Option<Pod>,
+    /// Whole victims, where `nodeCacheCapable` is false.
+    #[serde(default, alias = "nodeNameToVictims")]
+    pub node_name_to_victims: Option<BTreeMap<String, Option<Victims>>>,
+    /// Victims by uid, where it is true.
+    #[serde(default, alias = "nodeNameToMetaVictims")]
+    pub node_name_to_meta_victims: Option<BTreeMap<String, Option<MetaVictims>>>,
+}
+
+/// Pods that would be evicted from one node, whole (`Victims`).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Victims {
+    /// The pods.
+    #[serde(default, alias = "pods", deserialize_with = "null_as_default")]
+    pub pods: Vec<Pod>,
+    /// Disruption budgets that would be violated.
+    #[serde(default, rename = "NumPDBViolations", alias = "numPDBViolations")]
+    pub pdb_violation_count: i64,
+}
+
+/// Pods that would be evicted from one node, by uid (`MetaVictims`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct MetaVictims {
+    /// The pods.
+    #[serde(default, alias = "pods", deserialize_with = "null_as_default")]
+    pub pods: Vec<MetaPod>,
+    /// Disruption budgets that would be violated.
+    #[serde(default, rename = "NumPDBViolations", alias = "numPDBViolations")]
+    pub pdb_violation_count: i64,
+}
+
+/// A pod by uid (`MetaPod`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetaPod {
+    /// Its uid.
+    #[serde(default, rename = "UID", alias = "Uid", alias = "uid")]
+    pub uid: String,
+}
+
+/// The answer of preempt, in meta form whatever came (`ExtenderPreemptionResult`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct PreemptionResult {
+    /// The nodes that remain, with their victims.
+    pub node_name_to_meta_victims: BTreeMap<String, MetaVictims>,
+}
+
+/// What bind is asked (`ExtenderBindingArgs`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct BindingArgs {
+    /// The pod's name.
+    #[serde(alias = "podName", alias = "podname")]
+    pub pod_name: String,
+    /// Its namespace.
+    #[serde(alias = "podNamespace", alias = "podnamespace")]
+    pub pod_namespace: String,
+    /// Its uid.
+    #[serde(
+        rename = "PodUID",
+        alias = "PodUid",
+        alias = "podUID",
+        alias = "podUid",
+        alias = "poduid"
+    )]
+    pub pod_uid: String,
+    /// The node that was chosen.
+    #[serde(alias = "node")]
+    pub node: String,
+}
+
+/// The answer of bind (`ExtenderBindingResult`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct BindingResult {
+    /// Why the pod was not bound; empty when it was.
+    pub error: String,
+}
+
+/// Why a body is not a request.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not JSON of that form.
+    #[error("reading the body of {verb}: {source}")]
+    Json {
+        /// The verb that it was sent to.
+        verb: &'static str,
+        /// Where it breaks.
+        source: serde_json::Error,
+    },
+    /// The request names no pod.
+    #[error("the body of {0} holds no Pod")]
+    NoPod(&'static str),
+}
+
+/// Reads a body. Unknown keys are ignored.
+///
+/// # Errors
+/// When it is not the JSON that `verb` is sent.
+pub fn decode<T: serde::de::DeserializeOwned>(verb: &'static str, body: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(body).map_err(|source| Error::Json { verb, source })
+}
+
+// === impl ExtenderArgs ===
+
+impl ExtenderArgs {
+    /// Names of the nodes that are offered, in the order sent. Names win, as kube-scheduler reads it.
+    #[must_use]
+    pub fn names(&self) -> Vec<&str> {
+        match (&self.node_names, &self.nodes) {
+            (Some(names), _) => names.iter().map(String::as_str).collect(),
+            (None, Some(nodes)) => nodes.items.iter().filter_map(node_name).collect(),
+            (None, None) => Vec::new(),
+        }
+    }
+}
+
+// === impl FilterResult ===
+
+impl FilterResult {
+    /// An answer in the form that was asked: names for names, whole nodes for whole nodes.
+    #[must_use]
+    pub fn in_form_of(args: ExtenderArgs, is_feasible: impl Fn(&str) -> bool) -> Self {
+        let names = match (args.node_names, &args.nodes) {
+            (None, Some(_)) => None,
+            (names, _) => Some(
+                names
+                    .into_iter()
+                    .flatten()
+                    .filter(|name| is_feasible(name))
+                    .collect(),
+            ),
+        };
+        let keep = |node: &Value| node_name(node).is_some_and(&is_feasible);
+        let nodes = match names {
+            Some(_) => None,
+            None => args.nodes.map(|list| NodeList {
+                items: list.items.into_iter().filter(keep).collect(),
+            }),
+        };
+        Self {
+            nodes,
+            node_names: names,
+            ..Self::default()
+        }
+    }
+
+    /// An answer that is none.
+    #[must_use]
+    pub fn failure(error: String) -> Self {
+        Self {
+            error,
+            ..Self::default()
+        }
+    }
+}
+
+// === impl PreemptionArgs ===
+
+impl PreemptionArgs {
+    /// The nodes offered with their victims, in meta form. The form by uid wins where both came.
+    #[must_use]
+    pub fn victims(&self) -> BTreeMap<String, MetaVictims> {
+        if let Some(by_uid) = &self.node_name_to_meta_victims {
+            let all = by_uid.iter();
+            return all
+                .map(|(node, one)| (node.clone(), one.clone().unwrap_or_default()))
+                .collect();
+        }
+        let whole = self.node_name_to_victims.iter().flatten();
+        whole
+            .map(|(node, one)| {
+                (
+                    node.clone(),
+                    one.as_ref().map(Victims::by_uid).unwrap_or_default(),
+                )
+            })
+            .collect()
+    }
+}
+
+// === impl Victims ===
+
+impl Victims {
+    fn by_uid(&self) -> MetaVictims {
+        let pods = self.pods.iter().map(|pod| MetaPod {
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+        });
+        MetaVictims {
+            pods: pods.collect(),
+            pdb_violation_count: self.pdb_violation_count,
+        }
+    }
+}
+
+fn node_name(node: &Value) -> Option<&str> {
+    node.get("metadata")?.get("name")?.as_str()
+}
+
+/// Go writes an empty slice as `null`.
+fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests;
