@@ -1,0 +1,228 @@
+//! The command line. Names are vLLM's where vLLM has the flag.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Where Kubernetes puts the pod's annotation (a downward-API volume in our manifests).
+pub const ASSIGNMENT_PATH: &str = "/etc/berth/assignment";
+
+/// Serves a language model over the OpenAI API, each rank pinned to the CPUs and memory it was
+/// given.
+#[derive(Debug, Parser)]
+#[command(
+    name = "berth-engine",
+    version,
+    after_help = "\
+Examples:
+  berth-engine serve --model SmolLM2-135M-Instruct.Q4_1.gguf
+  curl -s localhost:8000/v1/chat/completions -H 'content-type: application/json' \\
+    -d '{\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}],\"max_tokens\":32}'
+  berth-engine bench --model SmolLM2-135M-Instruct.Q4_1.gguf
+
+Exit codes: 0 ended as asked, 1 error, 2 wrong usage. RUST_LOG=debug shows more on stderr."
+)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a model until SIGTERM or Ctrl-C; then finish what is running, and end.
+    ///
+    /// Ranks come from BERTH_ALLOCATION (set by the device plugin), else from the assignment
+    /// file, else the machine's CPUs are split among --tensor-parallel-size ranks.
+    /// BERTH_CONTAINER, BERTH_POD_UID and BERTH_NODE tell which part of the file is ours.
+    ///
+    /// /health is 200 only while the step loop makes progress (503 until the model is loaded:
+    /// give slow loads a startupProbe), /ready only while requests are taken.
+    Serve(Box<ServeArgs>),
+    /// Measure the throughput of a model file: prefill and decode, as JSON on stdout.
+    Bench(Box<BenchArgs>),
+}
+
+/// `berth-engine serve`.
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
+    /// The model and how it is run.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Address to listen on; 0.0.0.0 for all.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, default_value_t = 8000)]
+    pub port: u16,
+    /// Names that requests may call the model by; the first is shown. Default: the file's name.
+    #[arg(long, num_args = 1.., value_name = "NAME")]
+    pub served_model_name: Vec<String>,
+    /// Requests that may wait for their turn; more are answered 429.
+    #[arg(long, default_value_t = 1024, value_parser = positive, value_name = "N")]
+    pub max_waiting_requests: usize,
+    /// Seconds that running requests get to finish after SIGTERM.
+    #[arg(long, default_value = "25", value_parser = seconds, value_name = "SECONDS")]
+    pub shutdown_timeout: Duration,
+    /// Seconds that one step may take before /health says 503.
+    #[arg(long, default_value = "300", value_parser = seconds, value_name = "SECONDS")]
+    pub stall_timeout: Duration,
+}
+
+/// `berth-engine bench`.
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    /// The model and how it is run.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Prompt tokens of each sequence.
+    #[arg(long, default_value_t = 128, value_parser = positive, value_name = "N")]
+    pub input_len: usize,
+    /// Output tokens of each sequence.
+    #[arg(long, default_value_t = 32, value_parser = positive, value_name = "N")]
+    pub output_len: usize,
+    /// Sequences that run at the same time.
+    #[arg(long, default_value_t = 1, value_parser = positive, value_name = "N")]
+    pub concurrency: usize,
+}
+
+/// The model and how it is run.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ModelArgs {
+    /// A GGUF file, or a Hugging Face folder with config.json and *.safetensors.
+    #[arg(long, value_name = "PATH")]
+    pub model: PathBuf,
+    /// What computes. `auto` is the CPU for now: there is no CUDA backend in this build.
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    pub device: Device,
+    /// Which implementation computes. `reference` is correct rather than fast.
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    pub backend: Backend,
+    /// The pod's annotation berth.dev/assignment as a file [default: /etc/berth/assignment, if
+    /// it is there].
+    #[arg(long, value_name = "FILE")]
+    pub assignment: Option<PathBuf>,
+    /// Ranks that share the model; at most its number of KV heads. Default: as many as the
+    /// assignment has, else 1.
+    #[arg(long, value_parser = positive, value_name = "K")]
+    pub tensor_parallel_size: Option<usize>,
+    /// Longest prompt and output together, in tokens. Default: what the model was trained for,
+    /// or less where the KV cache is too small for that.
+    #[arg(long, value_parser = positive, value_name = "N")]
+    pub max_model_len: Option<usize>,
+    /// Sequences that run at the same time.
+    #[arg(long, default_value_t = 256, value_parser = positive, value_name = "N")]
+    pub max_num_seqs: usize,
+    /// Tokens computed in one step, prompts and outputs together. Longer prompts are cut up.
+    #[arg(long, default_value_t = 512, value_parser = positive, value_name = "N")]
+    pub max_num_batched_tokens: usize,
+    /// Tokens in one block of the KV cache.
+    #[arg(long, default_value_t = 32, value_parser = positive, value_name = "N")]
+    pub block_size: usize,
+    /// Memory for the KV cache over all ranks, such as 512Mi or 2Gi.
+    #[arg(long, alias = "kv-cache-memory-bytes", value_parser = bytes, value_name = "BYTES")]
+    pub kv_cache_memory: Option<u64>,
+    /// Type that weights are computed in; the reference backend has float32 only.
+    #[arg(long, default_value = "auto", value_parser = ["auto", "float32", "float"])]
+    pub dtype: String,
+    /// How the weights are quantised. The file says it; `gguf` is accepted for GGUF files.
+    #[arg(long, value_name = "METHOD", value_parser = ["gguf"])]
+    pub quantization: Option<String>,
+}
+
+/// `--device`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// The best there is.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// NVIDIA GPUs.
+    Cuda,
+}
+
+/// `--backend`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// The fastest that the device has.
+    Auto,
+    /// candle on the CPU in float32.
+    Reference,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1 is needed".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("not a number: {error}")),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|error| format!("not a number: {error}"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    match berth_topology::quantity::parse(text) {
+        Some(0) | None => Err("not a number of bytes such as 512Mi, 2Gi or 1000000000".to_owned()),
+        Some(bytes) => Ok(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[track_caller]
+    fn check_refused(line: &str, sentence: &str) {
+        let error = Args::try_parse_from(line.split_whitespace()).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(sentence), "{error}");
+    }
+
+    #[test]
+    fn wrong_usage_says_what_is_wrong() {
+        check_refused("berth-engine serve", "--model <PATH>");
+        check_refused(
+            "berth-engine serve --model m --max-num-seqs 0",
+            "at least 1 is needed",
+        );
+        check_refused(
+            "berth-engine serve --model m --device tpu",
+            "auto, cpu, cuda",
+        );
+        check_refused(
+            "berth-engine serve --model m --kv-cache-memory lots",
+            "512Mi",
+        );
+        check_refused(
+            "berth-engine serve --model m --shutdown-timeout=-1",
+            "negative",
+        );
+        check_refused("berth-engine serve --model m --dtype bfloat16", "float32");
+    }
+
+    #[test]
+    fn vllm_spellings_are_read() {
+        let line = "berth-engine serve --model m --tensor-parallel-size 2 --max-model-len 128 \
+                    --served-model-name a b --kv-cache-memory-bytes 1Gi";
+        let Command::Serve(serve) = Args::parse_from(line.split_whitespace()).command else {
+            panic!("serve was asked for");
+        };
+        assert_eq!(serve.model.tensor_parallel_size, Some(2));
+        assert_eq!(serve.model.kv_cache_memory, Some(1 << 30));
+        assert_eq!(serve.served_model_name, ["a", "b"]);
+    }
+}

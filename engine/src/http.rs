@@ -1,0 +1,157 @@
+//! The HTTP server: which path leads where, and what every answer has.
+
+use std::io;
+use std::net::TcpListener;
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{Server, ServiceRequest, ServiceResponse};
+use actix_web::error::JsonPayloadError;
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::middleware::{Next, from_fn};
+use actix_web::web::{self, Data, JsonConfig};
+use actix_web::{App as Routes, FromRequest, HttpMessage, HttpRequest, HttpServer};
+use futures::future::{Ready, ready};
+use uuid::Uuid;
+
+use crate::app::App;
+use error::ApiError;
+
+mod chat;
+mod completions;
+pub(crate) mod error;
+mod fields;
+pub(crate) mod options;
+mod probes;
+mod reply;
+mod stream;
+
+#[cfg(test)]
+mod tests;
+
+/// A text of 4 MiB, the longest that is encoded, with room for escapes and token ids.
+const BODY_BYTES_MAX: usize = 16 << 20;
+/// Handlers wait for the step loop rather than compute.
+const WORKERS_MAX: usize = 4;
+/// Seconds for open connections to close once nothing is in flight any more.
+const CLOSE_TIMEOUT_S: u64 = 2;
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// The client's name for its request, or ours.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestId(pub(crate) String);
+
+/// Binds nothing itself: the listener is there before the model is loaded, so that probes are
+/// answered from the start.
+pub(crate) fn server(listener: TcpListener, app: Data<App>) -> io::Result<Server> {
+    let workers = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(WORKERS_MAX);
+    let routes = move || {
+        Routes::new()
+            .app_data(app.clone())
+            .app_data(json_config())
+            .wrap(from_fn(with_request_id))
+            .configure(routes)
+            .default_service(web::to(no_such_route))
+    };
+    let server = HttpServer::new(routes)
+        .workers(workers)
+        .disable_signals()
+        .shutdown_timeout(CLOSE_TIMEOUT_S)
+        // A client that closes its end wants no answer: its sequence must not go on.
+        .h1_allow_half_closed(false)
+        .listen(listener)?;
+    Ok(server.run())
+}
+
+fn routes(config: &mut web::ServiceConfig) {
+    let post = |path, handler: actix_web::Route| {
+        web::resource(path)
+            .route(handler)
+            .default_service(web::to(wrong_method))
+    };
+    let get = post;
+    config
+        .service(post("/v1/chat/completions", web::post().to(chat::create)))
+        .service(post("/v1/completions", web::post().to(completions::create)))
+        .service(get("/v1/models", web::get().to(probes::models)))
+        .service(get("/health", web::get().to(probes::health)))
+        .service(get("/ready", web::get().to(probes::ready)))
+        .service(get("/version", web::get().to(probes::version)))
+        .service(get("/metrics", web::get().to(probes::metrics)));
+}
+
+fn json_config() -> JsonConfig {
+    JsonConfig::default()
+        .limit(BODY_BYTES_MAX)
+        // vLLM asks for no content type either.
+        .content_type_required(false)
+        .content_type(|_| true)
+        .error_handler(|error, _| match error {
+            JsonPayloadError::Overflow { .. } | JsonPayloadError::OverflowKnownLength { .. } => {
+                ApiError::TooLarge {
+                    bytes_max: BODY_BYTES_MAX,
+                }
+                .into()
+            }
+            error => ApiError::Invalid {
+                message: error.to_string(),
+                param: None,
+            }
+            .into(),
+        })
+}
+
+async fn no_such_route(request: HttpRequest) -> Result<&'static str, ApiError> {
+    Err(ApiError::UnknownRoute(
+        request.path().chars().take(200).collect(),
+    ))
+}
+
+async fn wrong_method(request: HttpRequest) -> Result<&'static str, ApiError> {
+    Err(ApiError::Method(request.path().to_owned()))
+}
+
+/// Every answer carries the request's id, the client's own where it sent one.
+async fn with_request_id<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<B>, actix_web::Error> {
+    let sent = request
+        .headers()
+        .get(&REQUEST_ID)
+        .and_then(|id| id.to_str().ok());
+    let id = sent
+        .filter(|id| is_request_id(id))
+        .map_or_else(random_id, str::to_owned);
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let mut response = match next.call(request).await {
+        Ok(response) => response,
+        Err(error) => return Err(error),
+    };
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    Ok(response)
+}
+
+pub(crate) fn is_request_id(id: &str) -> bool {
+    !id.is_empty()
+        && id.len() <= REQUEST_ID_BYTES_MAX
+        && id.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn random_id() -> String {
+    Uuid::new_v4().simple().to_string()
+}
+
+impl FromRequest for RequestId {
+    type Error = actix_web::Error;
+    type Future = Ready<Result<Self, Self::Error>>;
+
+    fn from_request(request: &HttpRequest, _: &mut actix_web::dev::Payload) -> Self::Future {
+        let id = request.extensions().get::<Self>().cloned();
+        ready(Ok(id.unwrap_or_else(|| Self(random_id()))))
+    }
+}

@@ -1,0 +1,194 @@
+//! The fields of a request body, read one by one so that each error names its field.
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::error::ApiError;
+
+/// A JSON object from a client. `null` is the same as absent; unknown fields are ignored.
+#[derive(Debug)]
+pub(crate) struct Fields(pub(crate) Map<String, Value>);
+
+/// What a field that we do not implement may say: what it means when absent.
+#[derive(Clone, Copy, Debug)]
+enum Neutral {
+    Null,
+    False,
+    True,
+    Number(f64),
+    Empty,
+    Text(&'static str),
+    /// `{"type": "text"}`.
+    TextFormat,
+}
+
+use Neutral::{Empty, False, Null, Number, Text, TextFormat, True};
+
+/// Known to OpenAI or vLLM, for both completion endpoints, with vLLM's defaults.
+const UNIMPLEMENTED: &[(&str, Neutral)] = &[
+    ("allowed_token_ids", Null),
+    ("bad_words", Empty),
+    ("cache_salt", Null),
+    ("echo", False),
+    ("frequency_penalty", Number(0.0)),
+    ("kv_transfer_params", Null),
+    ("length_penalty", Number(1.0)),
+    ("logit_bias", Empty),
+    ("logprob_token_ids", Null),
+    ("min_p", Number(0.0)),
+    ("presence_penalty", Number(0.0)),
+    ("priority", Number(0.0)),
+    ("prompt_logprobs", Null),
+    ("repetition_detection", Null),
+    ("repetition_penalty", Number(1.0)),
+    ("response_format", TextFormat),
+    ("return_token_ids", False),
+    ("return_tokens_as_token_ids", False),
+    ("session_id", Null),
+    ("spaces_between_special_tokens", True),
+    ("stream_interval", Number(1.0)),
+    ("structured_outputs", Null),
+    ("thinking_token_budget", Null),
+    ("truncate_prompt_tokens", Null),
+    ("use_beam_search", False),
+    ("vllm_xargs", Null),
+];
+
+const UNIMPLEMENTED_IN_CHAT: &[(&str, Neutral)] = &[
+    ("chat_template", Null),
+    ("continue_final_message", False),
+    ("documents", Null),
+    ("logprobs", False),
+    ("parallel_tool_calls", True),
+    ("reasoning_effort", Null),
+    ("tool_choice", Text("none")),
+    ("tools", Empty),
+    ("top_logprobs", Number(0.0)),
+];
+
+const UNIMPLEMENTED_IN_COMPLETIONS: &[(&str, Neutral)] = &[("logprobs", Null), ("suffix", Null)];
+
+// === impl Fields ===
+
+impl Fields {
+    /// The field's value, or none where it is absent or null.
+    ///
+    /// # Errors
+    /// When it is of another type.
+    pub(crate) fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, ApiError> {
+        let Some(value) = self.0.remove(name).filter(|value| !value.is_null()) else {
+            return Ok(None);
+        };
+        serde_json::from_value(value)
+            .map(Some)
+            .map_err(|error| ApiError::invalid(name, format!("`{name}`: {error}")))
+    }
+
+    pub(crate) fn refuse_unimplemented_in_chat(&self) -> Result<(), ApiError> {
+        self.refuse(UNIMPLEMENTED)?;
+        self.refuse(UNIMPLEMENTED_IN_CHAT)
+    }
+
+    pub(crate) fn refuse_unimplemented_in_completions(&self) -> Result<(), ApiError> {
+        self.refuse(UNIMPLEMENTED)?;
+        self.refuse(UNIMPLEMENTED_IN_COMPLETIONS)
+    }
+
+    /// Doing something else than was asked would be worse than saying no.
+    fn refuse(&self, fields: &[(&str, Neutral)]) -> Result<(), ApiError> {
+        let asked = |(name, neutral): &&(&str, Neutral)| {
+            self.0
+                .get(*name)
+                .is_some_and(|value| !value.is_null() && !neutral.is(value))
+        };
+        match fields.iter().find(asked) {
+            Some((name, _)) => Err(ApiError::invalid(
+                *name,
+                format!("`{name}` is not implemented yet"),
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+// === impl Neutral ===
+
+impl Neutral {
+    fn is(self, value: &Value) -> bool {
+        match self {
+            Null => false,
+            False => value == &Value::Bool(false),
+            True => value == &Value::Bool(true),
+            Number(number) => value.as_f64() == Some(number),
+            Empty => {
+                value.as_array().is_some_and(Vec::is_empty)
+                    || value.as_object().is_some_and(Map::is_empty)
+            }
+            Text(text) => value.as_str() == Some(text),
+            TextFormat => value.get("type").and_then(Value::as_str) == Some("text"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn fields(value: Value) -> Fields {
+        Fields(value.as_object().unwrap().clone())
+    }
+
+    #[track_caller]
+    fn check(name: &str, value: Value, refused: bool) {
+        let fields = fields(json!({ name: value }));
+        let expected = refused.then(|| format!("`{name}` is not implemented yet"));
+        let found = fields
+            .refuse_unimplemented_in_chat()
+            .err()
+            .map(|error| error.to_string());
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn every_unimplemented_field_is_refused_by_name_and_may_be_null() {
+        for (name, _) in UNIMPLEMENTED.iter().chain(UNIMPLEMENTED_IN_CHAT) {
+            check(name, json!({"unlike": "any default"}), true);
+            check(name, Value::Null, false);
+        }
+    }
+
+    #[test]
+    fn what_a_field_means_when_absent_may_be_said() {
+        check("frequency_penalty", json!(0), false);
+        check("frequency_penalty", json!(0.5), true);
+        check("repetition_penalty", json!(1.0), false);
+        check("logit_bias", json!({}), false);
+        check("tools", json!([]), false);
+        check("tools", json!([{"type": "function"}]), true);
+        check("tool_choice", json!("none"), false);
+        check("tool_choice", json!("auto"), true);
+        check("response_format", json!({"type": "text"}), false);
+        check("response_format", json!({"type": "json_object"}), true);
+        check("logprobs", json!(false), false);
+        check("something_nobody_knows", json!(1), false);
+    }
+
+    #[test]
+    fn a_wrong_type_names_its_field() {
+        let error = fields(json!({"top_k": "many"}))
+            .take::<i64>("top_k")
+            .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("`top_k`: invalid type: string"),
+            "{error}"
+        );
+        assert_eq!(
+            fields(json!({"top_k": null})).take::<i64>("top_k"),
+            Ok(None)
+        );
+    }
+}

@@ -1,0 +1,296 @@
+//! Opens a model and decides how it is run: ranks, KV cache, limits.
+//!
+//! Reads headers and the vocabulary only; weights are loaded later, by each rank on its thread.
+
+use std::sync::Arc;
+
+use berth_engine_core::batch::TokenId;
+use berth_engine_core::schedule::Limits;
+use berth_engine_model::backend::{Backend, CacheShape, Collective, Shard};
+use berth_engine_model::config::ModelConfig;
+use berth_engine_model::reference::{LoadProgress, MemoryNeed, ReferenceBackend};
+use berth_engine_model::source::{GgufTokenizer, ModelSource, OpenError, TokenizerFiles};
+use berth_engine_text::{ChatTemplate, GgufVocab, LoadError, TemplateError, Tokenizer};
+
+use crate::args::{Device, ModelArgs};
+use crate::assign::{self, Identity, Machine, Places};
+use crate::rank::{BackendError, LoadBackend};
+
+/// KV cache when nothing is said: SmolLM2-135M gets 23,000 tokens of it, in f32.
+const KV_CACHE_BYTES_DEFAULT: u64 = 1 << 30;
+
+/// A model ready to be loaded.
+pub(crate) struct Model {
+    pub(crate) text: ModelText,
+    pub(crate) limits: Limits,
+    pub(crate) places: Places,
+    pub(crate) load: Arc<LoadBackend>,
+    /// The file's name without its ending.
+    pub(crate) name: String,
+    pub(crate) vocab_size: usize,
+}
+
+/// The text side of a model.
+#[derive(Clone, Debug)]
+pub(crate) struct ModelText {
+    pub(crate) tokenizer: Arc<Tokenizer>,
+    /// Models that only complete have none.
+    pub(crate) template: Option<Arc<ChatTemplate>>,
+    /// Tokens that end an answer.
+    pub(crate) eos: Vec<TokenId>,
+}
+
+/// Why a model cannot be run as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such backend here.
+    #[error("--device cuda: this build has no CUDA backend yet; use --device cpu")]
+    NoCuda,
+    /// The file or folder is not sound.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The vocabulary is not sound.
+    #[error("reading the vocabulary of {model}")]
+    Tokenizer {
+        /// The model's path.
+        model: String,
+        /// What is wrong with it.
+        #[source]
+        source: LoadError,
+    },
+    /// The chat template is not sound.
+    #[error("compiling the chat template of {model}")]
+    Template {
+        /// The model's path.
+        model: String,
+        /// What is wrong with it.
+        #[source]
+        source: TemplateError,
+    },
+    /// There are no ranks.
+    #[error("deciding where ranks run")]
+    Assign(#[from] assign::Error),
+    /// More ranks than parts.
+    #[error(
+        "{degree} ranks cannot share a model with {kv_head_count} KV heads: use at most that many"
+    )]
+    Degree {
+        /// Ranks.
+        degree: usize,
+        /// Parts of the model.
+        kv_head_count: usize,
+    },
+    /// Positions that the model was never trained for.
+    #[error(
+        "--max-model-len {asked} is above the {trained} positions that the model was trained for"
+    )]
+    ModelLen {
+        /// The flag.
+        asked: usize,
+        /// The model's own.
+        trained: usize,
+    },
+    /// Not one sequence fits.
+    #[error(
+        "a KV cache of {cache_bytes} bytes holds {held} tokens, but {wanted} are wanted: give \
+         --kv-cache-memory {needed_bytes} or a smaller --max-model-len"
+    )]
+    Cache {
+        /// The cache.
+        cache_bytes: u64,
+        /// Tokens it holds.
+        held: usize,
+        /// Tokens of the longest sequence.
+        wanted: usize,
+        /// What would do.
+        needed_bytes: u64,
+    },
+    /// The flag does not match the file.
+    #[error("--quantization gguf: {model} is a folder, not a GGUF file; leave the flag away")]
+    NotGguf {
+        /// The model's path.
+        model: String,
+    },
+}
+
+/// Opens the model that `args` name.
+///
+/// # Errors
+/// When it is not sound, or cannot be run as asked.
+pub(crate) fn open(args: &ModelArgs) -> Result<Model, Error> {
+    if args.device == Device::Cuda {
+        return Err(Error::NoCuda);
+    }
+    let source = Arc::new(ModelSource::open(&args.model)?);
+    let config = source.config();
+    let is_folder = matches!(source.tokenizer(), TokenizerFiles::Folder(_));
+    if args.quantization.is_some() && is_folder {
+        return Err(Error::NotGguf {
+            model: args.model.display().to_string(),
+        });
+    }
+    let places = places(args, config)?;
+    let (limits, cache) = limits(args, config)?;
+    Ok(Model {
+        text: text(&source)?,
+        limits,
+        places,
+        name: name_of(args),
+        vocab_size: config.vocab_size,
+        load: reference(Arc::clone(&source), cache),
+    })
+}
+
+fn places(args: &ModelArgs, config: &ModelConfig) -> Result<Places, Error> {
+    let degree = args.tensor_parallel_size;
+    let machine = Machine::read();
+    let file = args.assignment.as_deref();
+    let places = assign::resolve(&Identity::from_env(), file, degree, &machine)?;
+    let (degree, kv_head_count) = (places.places.len(), config.kv_head_count);
+    if degree > kv_head_count {
+        return Err(Error::Degree {
+            degree,
+            kv_head_count,
+        });
+    }
+    Ok(places)
+}
+
+/// The scheduler's bounds and the cache behind them. Where nothing was said, the longest sequence
+/// is what the model was trained for, or what fits.
+fn limits(args: &ModelArgs, config: &ModelConfig) -> Result<(Limits, CacheShape), Error> {
+    let block_size = args.block_size;
+    let block_bytes = cache_bytes(config, block_size, 1).max(1);
+    let cache_bytes = args.kv_cache_memory.unwrap_or(KV_CACHE_BYTES_DEFAULT);
+    let held_blocks = usize::try_from(cache_bytes / block_bytes).unwrap_or(usize::MAX);
+    let held = held_blocks.saturating_mul(block_size);
+    let trained = config.position_count_max;
+    let max_model_len = match args.max_model_len {
+        Some(asked) if asked > trained => return Err(Error::ModelLen { asked, trained }),
+        Some(asked) => asked,
+        None => trained.min(held.max(1)),
+    };
+    let needed_blocks = max_model_len.div_ceil(block_size);
+    if needed_blocks > held_blocks {
+        let needed_bytes = block_bytes.saturating_mul(needed_blocks as u64);
+        return Err(Error::Cache {
+            cache_bytes,
+            held,
+            wanted: max_model_len,
+            needed_bytes,
+        });
+    }
+    // No more than all sequences at their longest could use.
+    let useful_blocks = needed_blocks.saturating_mul(args.max_num_seqs);
+    let block_count = u32::try_from(held_blocks.min(useful_blocks)).unwrap_or(u32::MAX);
+    let limits = Limits {
+        max_num_seqs: args.max_num_seqs,
+        max_num_batched_tokens: args.max_num_batched_tokens,
+        max_model_len,
+        block_size,
+        block_count,
+        // The server sets its own.
+        max_waiting: args.max_num_seqs,
+    };
+    Ok((
+        limits,
+        CacheShape {
+            block_size,
+            block_count: block_count as usize,
+        },
+    ))
+}
+
+fn cache_bytes(config: &ModelConfig, block_size: usize, block_count: usize) -> u64 {
+    MemoryNeed::of_all_ranks(
+        config,
+        CacheShape {
+            block_size,
+            block_count,
+        },
+    )
+    .cache_bytes
+}
+
+fn text(source: &ModelSource) -> Result<ModelText, Error> {
+    let model = || source.path().display().to_string();
+    let loaded = match source.tokenizer() {
+        TokenizerFiles::Gguf(gguf) => Tokenizer::from_gguf(vocab(gguf)),
+        TokenizerFiles::Folder(folder) => Tokenizer::from_folder(folder),
+    };
+    let tokenizer = loaded.map_err(|source| Error::Tokenizer {
+        model: model(),
+        source,
+    })?;
+    let template = tokenizer
+        .chat_template()
+        .map(|source| ChatTemplate::new(source, tokenizer.special_tokens()))
+        .transpose()
+        .map_err(|source| Error::Template {
+            model: model(),
+            source,
+        })?;
+    let mut eos = source.config().eos.clone();
+    eos.extend_from_slice(tokenizer.eos_ids());
+    eos.sort_unstable();
+    eos.dedup();
+    Ok(ModelText {
+        tokenizer: Arc::new(tokenizer),
+        template: template.map(Arc::new),
+        eos,
+    })
+}
+
+fn vocab(gguf: &GgufTokenizer) -> GgufVocab {
+    GgufVocab {
+        model: gguf.model.clone(),
+        pre: gguf.pre.clone().unwrap_or_else(|| "default".to_owned()),
+        tokens: gguf.tokens.clone(),
+        merges: gguf.merges.clone(),
+        token_types: gguf.token_types.clone(),
+        bos: gguf.bos,
+        eos: gguf.eos,
+        eot: None,
+        pad: gguf.padding,
+        add_bos: Some(gguf.add_bos),
+        add_eos: None,
+        chat_template: gguf.chat_template.clone(),
+    }
+}
+
+fn name_of(args: &ModelArgs) -> String {
+    let path = &args.model;
+    let is_gguf = path
+        .extension()
+        .is_some_and(|extension| extension == "gguf");
+    let name = if is_gguf {
+        path.file_stem()
+    } else {
+        path.file_name()
+    };
+    name.map_or_else(
+        || path.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
+fn reference(source: Arc<ModelSource>, cache: CacheShape) -> Arc<LoadBackend> {
+    Arc::new(move |shard: Shard, collective: Arc<dyn Collective>| {
+        let mut shown = 0;
+        let mut show = |progress: LoadProgress| show_progress(shard.rank, progress, &mut shown);
+        let backend = ReferenceBackend::load(&source, shard, cache, collective, &mut show);
+        match backend {
+            Ok(backend) => Ok(Box::new(backend) as Box<dyn Backend>),
+            Err(error) => Err(BackendError::from(error)),
+        }
+    })
+}
+
+/// A line for each tenth, by rank 0.
+fn show_progress(rank: usize, progress: LoadProgress, shown_tenths: &mut u64) {
+    let tenths = progress.done_bytes.saturating_mul(10) / progress.total_bytes.max(1);
+    if rank == 0 && tenths > *shown_tenths {
+        *shown_tenths = tenths;
+        tracing::info!("loading weights: {} %", tenths * 10);
+    }
+}
