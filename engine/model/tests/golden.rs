@@ -3,6 +3,12 @@
 //! `tests/golden/make_golden.py` made the expected tokens from the same GGUF file. The path of
 //! that file is asked for in `BERTH_TEST_MODEL`; without it these tests say so and pass.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "clippy sees no test in helpers"
+)]
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, sync_channel};

@@ -64,7 +64,7 @@ pub enum LoadError {
         model: String,
         /// What went wrong.
         #[source]
-        source: ReadError,
+        source: Box<ReadError>,
     },
     /// The tensor library failed.
     #[error("building tensors of {model}")]
@@ -161,7 +161,7 @@ impl<'a> Loader<'a> {
         self.decoder().map_err(|failure| match failure {
             Failure::Read(source) => LoadError::Read {
                 model: model(),
-                source,
+                source: Box::new(source),
             },
             Failure::Compute(source) => LoadError::Compute {
                 model: model(),
