@@ -1,5 +1,5 @@
 //! How long filter and prioritize take over 500 nodes of 8 GPUs, body to answer, and in how much
-//! memory. Prints JSON: `cargo bench -p berth-extender`.
+//! memory. Prints JSON: `cargo bench --profile dev -p berth-extender`.
 //!
 //! Between two requests one pod comes or goes somewhere, so that no snapshot is the last one's.
 
@@ -66,7 +66,7 @@ fn cluster(random: &mut Random) -> Outcome<Index> {
         leases.push(lease::encode(
             &name,
             None,
-            MicroTime(k8s_openapi::jiff::Timestamp::UNIX_EPOCH),
+            MicroTime(jiff::Timestamp::UNIX_EPOCH),
         ));
         let free: Vec<String> = topology
             .status

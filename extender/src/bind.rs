@@ -172,7 +172,7 @@ impl Binder {
         match outcome {
             Ok(()) => index.note(uid, State::Written(Instant::now())),
             Err(Error::Unsure(_) | Error::Read(_)) => {
-                index.note(uid, State::Unsure(Instant::now()))
+                index.note(uid, State::Unsure(Instant::now()));
             }
             Err(_) => index.release(uid),
         }
