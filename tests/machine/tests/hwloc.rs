@@ -1,5 +1,7 @@
 //! hwloc itself accepts the XML of every machine and finds in it what was recorded.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use berth_test_machine::{materialize, names, raw};
 use berth_topology::cpus::CpuList;
 use berth_topology::raw::{RawHwloc, RawHwlocNuma};
