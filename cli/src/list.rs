@@ -44,7 +44,7 @@ pub(crate) fn list(args: &ListArgs, out: &mut dyn Write) -> anyhow::Result<Outco
         return Ok(Outcome::Done);
     }
     let header = format!(
-        "{:<14} {:>4} {:>5}  {:<12} {}",
+        "{:<14} {:>4} {:>5}  {:<22} {}",
         "NAME", "GPUS", "NUMA", "LINKS", "MODEL"
     );
     writeln!(out, "{}", Paint::for_stdout().bold(&header))?;
@@ -53,7 +53,7 @@ pub(crate) fn list(args: &ListArgs, out: &mut dyn Write) -> anyhow::Result<Outco
         let (name, count, numa) = (line.name, line.gpu_count, line.numa_node_count);
         writeln!(
             out,
-            "{name:<14} {count:>4} {numa:>5}  {:<12} {}",
+            "{name:<14} {count:>4} {numa:>5}  {:<22} {}",
             links.join(","),
             line.gpu_model
         )?;

@@ -10,5 +10,6 @@ mod cpus;
 mod machines;
 mod optimal;
 mod pods;
+mod recorded;
 mod refusals;
 mod wiring;
