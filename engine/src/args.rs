@@ -116,7 +116,8 @@ pub struct ModelArgs {
     #[arg(long, default_value_t = 256, value_parser = positive, value_name = "N")]
     pub max_num_seqs: usize,
     /// Tokens computed in one step, prompts and outputs together. Longer prompts are cut up.
-    #[arg(long, default_value_t = 512, value_parser = positive, value_name = "N")]
+    /// The reference backend computes tokens one by one: more would only make others wait.
+    #[arg(long, default_value_t = 128, value_parser = positive, value_name = "N")]
     pub max_num_batched_tokens: usize,
     /// Tokens in one block of the KV cache.
     #[arg(long, default_value_t = 32, value_parser = positive, value_name = "N")]

@@ -1,5 +1,6 @@
 //! The HTTP server: which path leads where, and what every answer has.
 
+use std::future::{Ready, ready};
 use std::io;
 use std::net::TcpListener;
 
@@ -10,7 +11,6 @@ use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::web::{self, Data, JsonConfig};
 use actix_web::{App as Routes, FromRequest, HttpMessage, HttpRequest, HttpServer};
-use futures::future::{Ready, ready};
 use uuid::Uuid;
 
 use crate::app::App;
@@ -126,10 +126,7 @@ async fn with_request_id<B: MessageBody + 'static>(
         .filter(|id| is_request_id(id))
         .map_or_else(random_id, str::to_owned);
     request.extensions_mut().insert(RequestId(id.clone()));
-    let mut response = match next.call(request).await {
-        Ok(response) => response,
-        Err(error) => return Err(error),
-    };
+    let mut response = next.call(request).await?;
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }

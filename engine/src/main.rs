@@ -31,9 +31,10 @@ fn run(args: &Args) -> anyhow::Result<()> {
 
 /// On stderr: stdout is for results.
 fn install_log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let default = || EnvFilter::new("info,actix_server=warn");
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| default()))
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .init();
 }

@@ -14,10 +14,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
-use crate::assign::Origin;
-use crate::rank::report::{self, RankReport};
+use ranks::RankSeries;
 
 mod bounds;
+mod ranks;
 
 type Labels = Vec<(&'static str, String)>;
 type FloatGauge = Gauge<f64, AtomicU64>;
@@ -46,11 +46,7 @@ pub(crate) struct Metrics {
     request_prompt_tokens: Histogram,
     request_generation_tokens: Histogram,
     heartbeat_age: FloatGauge,
-    rank_info: Family<Labels, Gauge>,
-    rank_cpu_bind: Family<Labels, Gauge>,
-    rank_memory_bind: Family<Labels, Gauge>,
-    rank_cpu_count: Family<Labels, Gauge>,
-    memory: Family<Labels, Gauge>,
+    pub(crate) ranks: RankSeries,
 }
 
 /// One finished sequence.
@@ -124,36 +120,7 @@ impl Metrics {
                 "berth_engine_heartbeat_age_seconds",
                 "Since the last turn",
             ),
-            rank_info: add(
-                r,
-                "berth_engine_rank_info",
-                "Where a rank was put",
-                Family::default(),
-            ),
-            rank_cpu_bind: add(
-                r,
-                "berth_engine_rank_cpu_bind",
-                "Is it there",
-                Family::default(),
-            ),
-            rank_memory_bind: add(
-                r,
-                "berth_engine_rank_memory_bind",
-                "Is its memory policy set",
-                Family::default(),
-            ),
-            rank_cpu_count: add(
-                r,
-                "berth_engine_rank_cpus",
-                "CPUs of a rank",
-                Family::default(),
-            ),
-            memory: add(
-                r,
-                "berth_engine_memory_bytes",
-                "This process's memory by NUMA node, after loading",
-                Family::default(),
-            ),
+            ranks: RankSeries::new(r),
             registry,
         }
     }
@@ -202,78 +169,6 @@ impl Metrics {
             self.decode.observe(decode.as_secs_f64());
         }
     }
-
-    /// Exports and logs what each rank got.
-    pub(crate) fn show_ranks(&self, origin: &Origin, ranks: &[RankReport]) {
-        for rank in ranks {
-            let number = rank.place.rank.to_string();
-            let bind = |state: report::Bind| {
-                vec![
-                    ("rank", number.clone()),
-                    ("state", state.label().to_owned()),
-                ]
-            };
-            self.rank_info
-                .get_or_create(&rank_labels(origin, rank))
-                .set(1);
-            self.rank_cpu_bind
-                .get_or_create(&bind(rank.cpu_bind))
-                .set(1);
-            self.rank_memory_bind
-                .get_or_create(&bind(rank.memory_bind))
-                .set(1);
-            let cpu_count = rank.cpus_seen.as_ref().map_or(0, |cpus| cpus.len());
-            self.rank_cpu_count
-                .get_or_create(&vec![("rank", number)])
-                .set(count(cpu_count));
-            log_rank(origin, rank);
-        }
-        for (node, bytes) in report::memory_by_node() {
-            let labels = vec![("numa_node", node.to_string())];
-            self.memory
-                .get_or_create(&labels)
-                .set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        }
-    }
-}
-
-fn log_rank(origin: &Origin, rank: &RankReport) {
-    let (cpus, memory) = (rank.cpu_bind.label(), rank.memory_bind.label());
-    let place = &rank.place;
-    let seen = shown(rank.cpus_seen.as_ref());
-    tracing::info!(
-        rank = place.rank,
-        origin = origin.label(),
-        gpu = place.gpu,
-        cpus = seen,
-        numa_node = place.numa_node,
-        cpu_bind = cpus,
-        memory_bind = memory,
-        "rank is ready"
-    );
-}
-
-fn rank_labels(origin: &Origin, rank: &RankReport) -> Labels {
-    let place = &rank.place;
-    vec![
-        ("rank", place.rank.to_string()),
-        ("gpu", place.gpu.clone().unwrap_or_default()),
-        ("cpus", shown(rank.cpus_seen.as_ref())),
-        ("cpus_assigned", shown(place.cpus_assigned.as_ref())),
-        (
-            "numa_node",
-            place
-                .numa_node
-                .map(|node| node.to_string())
-                .unwrap_or_default(),
-        ),
-        ("thread_id", rank.thread_id.to_string()),
-        ("origin", origin.label().to_owned()),
-    ]
-}
-
-fn shown(value: Option<&impl ToString>) -> String {
-    value.map(ToString::to_string).unwrap_or_default()
 }
 
 fn cache_labels(limits: &Limits) -> Labels {

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use crate::app::App;
 use crate::args::ServeArgs;
 use crate::http;
+use crate::http::error::describe;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::model::{self, Model};
@@ -214,16 +215,4 @@ fn failure(ended: Result<Result<(), team::Error>, oneshot::error::RecvError>) ->
         Ok(Err(error)) => Error::Engine(error),
         Ok(Ok(())) | Err(_) => Error::Panic,
     }
-}
-
-/// The error with its causes, on one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -101,7 +101,7 @@ fn run(setup: Setup, inbox: Receiver<Submission>) -> Result<(), team::Error> {
         metrics,
     } = setup;
     let (team, reports) = Team::load(&places.places, &load)?;
-    metrics.show_ranks(&places.origin, &reports);
+    metrics.ranks.show(&places.origin, &reports);
     lifecycle.set_loaded();
     let (scheduler, clients) = (Scheduler::new(limits), HashMap::new());
     StepLoop {

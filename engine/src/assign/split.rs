@@ -17,21 +17,23 @@ pub(super) fn places(ranks: &[Rank], machine: &Machine) -> Vec<Place> {
         .map(|rank| usable(rank.cpus.as_ref(), machine))
         .collect();
     let mut sharers: BTreeMap<&CpuList, Vec<usize>> = BTreeMap::new();
-    for (index, (cpus, _)) in usable.iter().enumerate() {
-        sharers.entry(cpus).or_default().push(index);
+    for (index, (cpus, mask_kept)) in usable.iter().enumerate() {
+        if !mask_kept {
+            sharers.entry(cpus).or_default().push(index);
+        }
     }
     let place = |index: usize, rank: &Rank| {
         let (cpus, mask_kept) = &usable[index];
-        let sharing = &sharers[cpus];
-        let turn = sharing
-            .iter()
-            .position(|sharer| *sharer == index)
-            .unwrap_or(0);
+        let shared = sharers.get(cpus).and_then(|sharing| {
+            let turn = sharing.iter().position(|sharer| *sharer == index)?;
+            Some(share(cpus, turn, sharing.len(), machine))
+        });
         Place {
             rank: rank.rank,
             gpu: rank.gpu.as_ref().map(|gpu| gpu.as_str().to_owned()),
             cpus_assigned: rank.cpus.clone(),
-            cpus: share(cpus, turn, sharing.len(), machine),
+            // A rank that keeps the mask is not held to a share of it.
+            cpus: shared.unwrap_or_else(|| cpus.clone()),
             mask_kept: *mask_kept,
             numa_node: rank.numa_node.map(|node| node.0),
         }

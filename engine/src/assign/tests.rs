@@ -95,6 +95,17 @@ fn assigned_cpus_are_a_preference_within_our_own_mask() {
 }
 
 #[test]
+fn a_rank_whose_cpus_are_all_foreign_keeps_the_mask_and_takes_no_share_from_others() {
+    let identity = allocation(&[("0-1", None), ("64", None), ("0-1", None)]);
+    check(
+        &identity,
+        None,
+        "0-1",
+        "allocation | 0: 0 | 1: 0-1 kept | 2: 1",
+    );
+}
+
+#[test]
 fn a_flag_that_contradicts_the_assignment_is_an_error() {
     let error = resolve(&allocation(&[("0", None)]), None, Some(2), &machine("0-7")).unwrap_err();
     assert!(

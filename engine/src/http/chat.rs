@@ -9,7 +9,7 @@ use berth_engine_text::Conversation;
 use serde_json::{Map, Value};
 
 use super::RequestId;
-use super::error::ApiError;
+use super::error::{ApiError, describe};
 use super::fields::Fields;
 use super::options::Options;
 use super::reply::{Endpoint, Header};
@@ -82,9 +82,9 @@ impl ChatRequest {
         };
         let rendered = template
             .render(&conversation)
-            .map_err(|error| ApiError::invalid("messages", error.to_string()))?;
+            .map_err(|error| ApiError::invalid("messages", describe(&error)))?;
         text.tokenizer
             .encode(&rendered, self.add_special_tokens)
-            .map_err(|error| ApiError::invalid("messages", error.to_string()))
+            .map_err(|error| ApiError::invalid("messages", describe(&error)))
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::RequestId;
 use super::chat::interrupted;
-use super::error::ApiError;
+use super::error::{ApiError, describe};
 use super::fields::Fields;
 use super::options::Options;
 use super::reply::{Endpoint, Header};
@@ -72,7 +72,7 @@ fn encode(
     let one = |prompt| match prompt {
         Prompt::Text(text) => tokenizer
             .encode(&text, add_special)
-            .map_err(|error| ApiError::invalid("prompt", error.to_string())),
+            .map_err(|error| ApiError::invalid("prompt", describe(&error))),
         Prompt::Tokens(ids) => match ids.iter().find(|id| **id as usize >= vocab_size) {
             Some(id) => Err(ApiError::invalid(
                 "prompt",

@@ -232,6 +232,13 @@ fn what_cannot_be_answered_says_why_in_openais_form() {
         "max_tokens".into(),
         "room for",
     );
+}
+
+#[test]
+fn prompts_bodies_and_paths_that_cannot_be_used_are_refused() {
+    let server = Fixture::start();
+    let bad = "BadRequestError";
+    let check = check_error;
     let long = completion(json!({"prompt": "x".repeat(300)}));
     check(
         &server.post(COMPLETIONS, &long),
