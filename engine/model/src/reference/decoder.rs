@@ -94,8 +94,11 @@ impl Decoder {
             source,
         };
         let logits = self.logits(&x, plan).map_err(after)?;
+        let joined = Tensor::cat(&logits, 1)
+            .and_then(|all| flat(&[all]))
+            .map_err(after)?;
         self.vocab
-            .gather_logits(logits, plan.sampled_rows.len(), team)
+            .gather_logits(joined, plan.sampled_rows.len(), team)
     }
 
     /// Each part's output of attention, `(rows, hidden)`.
@@ -186,21 +189,14 @@ impl Vocab {
         candle_core::bail!("the embedding has no row {index}")
     }
 
-    /// Whole rows of logits on rank 0, none elsewhere.
+    /// Whole rows of logits on rank 0, none elsewhere. `mine`: this rank's columns of each row.
     fn gather_logits(
         &self,
-        mine: Vec<Tensor>,
+        mine: Vec<f32>,
         row_count: usize,
         team: &Team,
     ) -> std::result::Result<Vec<Vec<f32>>, StepError> {
-        let compute = |source| StepError::Compute {
-            layer: usize::MAX,
-            source,
-        };
-        let joined = Tensor::cat(&mine, 1)
-            .and_then(|all| flat(&[all]))
-            .map_err(compute)?;
-        let all = team.gather(joined)?;
+        let all = team.gather(mine)?;
         if !team.is_first() {
             return Ok(Vec::new());
         }

@@ -14,6 +14,7 @@ use super::{Flaw, ModelSource, OpenError, TokenizerFiles};
 use crate::config::{ModelConfig, Rope, RopeScaling};
 use header::Header;
 
+mod bounded;
 mod header;
 mod metadata;
 
