@@ -40,6 +40,9 @@ fn discover(xml: Option<&Path>) -> Result<Topology, String> {
         .map_err(|error| failed(&error))?
         .with_type_filter(ObjectType::Core, TypeFilter::KeepAll)
         .map_err(|error| failed(&error))?
+        // without groups, the NUMA nodes of one package would each be given all of its CPUs
+        .with_type_filter(ObjectType::Group, TypeFilter::KeepStructure)
+        .map_err(|error| failed(&error))?
         .build()
         .map_err(|error| failed(&error))
 }

@@ -293,7 +293,7 @@ mod tests {
             r#"{"metadata":{"labels":{"berth.dev/gpu-count":"0","berth.dev/gpu-model":null}}}"#
         ]]
         .assert_eq(&patch.to_string());
-        let labels = berth_topology::labels::of_status(&wanted);
+        let labels = labels::of_status(&wanted);
         let seen = Seen {
             node: Some(SeenNode {
                 uid: "u".into(),

@@ -29,10 +29,6 @@ pub(super) fn read(device: &Handle<'_>, all: &[Handle<'_>]) -> Answer<RawGpu> {
     }
 }
 
-#[expect(
-    clippy::too_many_lines,
-    reason = "a flat table: one line for each call"
-)]
 fn read_device(device: &Device<'_>, all: &[Handle<'_>]) -> RawGpu {
     let nvlink_count = answer(calls::nvlink_count(device));
     let mig_mode = answer(device.mig_mode().map(|mode| mode.current));
