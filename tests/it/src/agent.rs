@@ -1,23 +1,18 @@
-//! The agent of one node, started as the shipped DaemonSet starts it, on a machine that was laid out.
+//! The agent of one node, started as the shipped DaemonSet starts it, on a machine that was written out as files.
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
+use berth_test_machine::{NVML_MACHINE, materialize};
 use berth_topology::raw::RawMachine;
 
 use crate::cluster::{AGENT_ACCOUNT, Cluster, container_args, pod_template, topologies};
 use crate::kubelet;
-use crate::machines::lay_out;
 use crate::manifests;
 use crate::patches::{self, DAEMONSET};
 use crate::process::{OnExit, Process, Program};
 use crate::programs;
 use crate::wait::{PATIENCE, eventually};
-
-/// The test-only `libnvidia-ml.so.1` that answers from a raw file.
-const STAND_IN: &str = "libnvidia_ml.so";
-/// Tells it which.
-const STAND_IN_MACHINE: &str = "BERTH_NVML_MACHINE";
 
 /// A node's agent, running or stopped.
 #[derive(Debug)]
@@ -35,34 +30,33 @@ impl Agent {
     /// # Errors
     /// When a program is missing, or nothing is published in time.
     pub async fn start(cluster: &Cluster, node: &str, machine: &RawMachine) -> Result<Self> {
-        let laid_out = lay_out(machine, &cluster.folder.join(format!("machine-{node}")))?;
-        kubelet::join_node(cluster.admin(), node, laid_out.gpu_count).await?;
-        let stand_in = programs::ours(STAND_IN)?;
-        let patches = [patches::of_agent(&laid_out, &stand_in)];
-        let template = pod_template(&manifests::read(DAEMONSET, &patches)?, "DaemonSet")?;
-        let pod = cluster.agent_pod(node, &template).await?;
+        let gpu_count = machine.nvml.value().map_or(0, |nvml| nvml.gpus.len());
+        let files = cluster.folder.join(format!("machine-{node}"));
+        std::fs::create_dir_all(&files).context("making the folder of a machine")?;
+        let files = materialize(machine, &files).context("writing a machine out as files")?;
+        kubelet::join_node(cluster.admin(), node, gpu_count).await?;
         let name = format!("agent-{node}");
+        let as_shipped = pod_template(&manifests::read(DAEMONSET, &[])?, "DaemonSet")?;
+        let pod = cluster.agent_pod(node, &as_shipped).await?;
         let kubeconfig = cluster
             .kubeconfig_of(&name, AGENT_ACCOUNT, Some(&pod))
             .await?;
+        let patch = patches::of_agent(&files, &kubeconfig);
+        let template = pod_template(&manifests::read(DAEMONSET, &[patch])?, "DaemonSet")?;
         let program = Program::new(&name, &programs::ours("berth-node-agent")?)
             .args(container_args(
                 &template,
                 "node-agent",
                 &[("NODE_NAME", node)],
             )?)
-            .env("KUBECONFIG", &kubeconfig.to_string_lossy())
-            .env(STAND_IN_MACHINE, &laid_out.raw_file.to_string_lossy())
-            .env("RUST_LOG", "info");
+            .env(NVML_MACHINE, &files.raw_file.to_string_lossy());
         let mut agent = Self {
             process: None,
             program,
             folder: cluster.folder.clone(),
         };
         agent.start_again()?;
-        agent
-            .wait_until_published(cluster, node, laid_out.gpu_count)
-            .await?;
+        agent.wait_until_published(cluster, node, gpu_count).await?;
         Ok(agent)
     }
 

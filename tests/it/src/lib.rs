@@ -3,7 +3,7 @@
 //! * [`story`]: tells one story in a folder of its own, or says what this machine lacks for it
 //! * [`control_plane`]: etcd and kube-apiserver; [`process`] keeps any program running
 //! * [`cluster`]: a control plane with our shipped manifests applied, patched as [`patches`] lists
-//! * [`agent`], [`pair`]: our services as the manifests start them
+//! * [`agent`], [`pair`], [`engine`]: our services as the manifests start them
 //! * [`kubelet`]: nodes and pods without a kubelet; [`wait`]: deadlines instead of sleeps
 //!
 //! Prints to stdout, which the test runner keeps and shows where a story fails.
@@ -19,10 +19,9 @@ pub mod accounts;
 pub mod agent;
 pub mod cluster;
 pub mod control_plane;
+pub mod engine;
 pub mod http1;
-mod hwloc_xml;
 pub mod kubelet;
-pub mod machines;
 pub mod manifests;
 pub mod pair;
 pub mod patches;

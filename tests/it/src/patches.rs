@@ -7,7 +7,7 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::machines::LaidOut;
+use berth_test_machine::Materialized;
 
 /// The shipped file with the agent's DaemonSet.
 pub const DAEMONSET: &str = "daemonset/daemonset.yaml";
@@ -125,26 +125,26 @@ pub fn stale_after(seconds: u32) -> Patch {
     }
 }
 
-/// For an agent of a machine that was laid out.
+/// For an agent of a machine that was written out as files.
 #[must_use]
-pub fn of_agent(machine: &LaidOut, nvml_library: &Path) -> Patch {
-    let [sysfs, hwloc] = [machine.sysfs_root.display(), machine.hwloc_xml.display()];
-    let nvml = nvml_library.display();
+pub fn of_agent(machine: &Materialized, kubeconfig: &Path) -> Patch {
+    let mut args: Vec<String> = Vec::new();
+    for pair in machine.agent_args().chunks(2) {
+        let words: Vec<_> = pair.iter().map(|word| word.to_string_lossy()).collect();
+        args.push(words.join("="));
+    }
+    args.push(format!("--kubeconfig={}", kubeconfig.display()));
     Patch {
         file: DAEMONSET,
         from: "--sysfs-root=/host/sys",
-        to: lines(&[
-            format!("--sysfs-root={sysfs}"),
-            format!("--hwloc-xml={hwloc}"),
-            format!("--nvml-library={nvml}"),
-        ]),
-        why: "the recorded machine's files stand for the host's, and there is no driver",
+        to: lines(&args),
+        why: "the recorded machine's files stand for the host's; no driver, no kubelet",
     }
 }
 
-/// For the example engine: where the model is, and a port of its own.
+/// For the example engine: where its files are, and a port of its own.
 #[must_use]
-pub fn of_engine(model: &Path, port: u16) -> Vec<Patch> {
+pub fn of_engine(model: &Path, assignment: &Path, port: u16) -> Vec<Patch> {
     vec![
         Patch {
             file: ENGINE_POD,
@@ -157,6 +157,15 @@ pub fn of_engine(model: &Path, port: u16) -> Vec<Patch> {
             from: "persistentVolumeClaim: {claimName: models, readOnly: true}",
             to: "emptyDir: {}".to_owned(),
             why: "nobody provisions volumes here",
+        },
+        Patch {
+            file: ENGINE_POD,
+            from: "--tensor-parallel-size=2",
+            to: format!(
+                "--tensor-parallel-size=2\n        - --assignment={}\n        - --device=cpu",
+                assignment.display()
+            ),
+            why: "no kubelet mounts the annotation, and the GPUs are stand-ins",
         },
         Patch {
             file: ENGINE_POD,

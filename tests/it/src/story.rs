@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::programs;
 
 /// Lines of each log that a failed story prints.
-const TAIL_LINES: usize = 25;
+const TAIL_LINES: usize = 15;
 
 /// Where a story happens.
 #[derive(Debug)]

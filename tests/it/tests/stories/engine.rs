@@ -1,0 +1,79 @@
+//! From a pod to tokens: bound on this very host, the engine runs where the assignment says, and answers.
+
+use anyhow::{Context as _, Result, ensure};
+use berth_it::agent::Agent;
+use berth_it::cluster::Cluster;
+use berth_it::engine::{CONTAINER, Engine, Example, model, this_host};
+use berth_it::http1;
+use berth_it::pair::Pair;
+use berth_it::pods::{bound, create};
+use berth_it::story::story;
+use berth_it::wait::PATIENCE;
+use berth_test_machine::host::with_two_gpus;
+use berth_topology::assignment::ContainerAssignment;
+use serde_json::{Value, json};
+
+#[test]
+fn the_engine_runs_each_rank_on_the_cpus_it_was_assigned_and_answers_a_chat() -> Result<()> {
+    story(async |stage| {
+        let model = model()?;
+        let cluster = Cluster::start(stage).await?;
+        let _agent = Agent::start(&cluster, "host", &with_two_gpus(this_host()?)).await?;
+        let pair = Pair::start(&cluster, "pair", &[]).await?;
+        pair.wait_until_alive().await?;
+
+        let example = Example::read(&cluster, &model)?;
+        create(cluster.admin(), &example.pod()?).await?;
+        let (pod, assignment) = bound(cluster.admin(), "berth-engine", PATIENCE).await?;
+        let container = &assignment.containers[CONTAINER];
+        ensure!(
+            container.ranks.len() == 2,
+            "two GPUs, two ranks: {container:?}"
+        );
+
+        let engine = example.run(&cluster, &pod).await?;
+        each_rank_is_where_it_was_put(&engine, container)?;
+        let bound = http1::samples(engine.port, "berth_engine_rank_cpu_bind").await?;
+        ensure!(
+            bound.len() == 2 && bound.iter().all(|(_, is)| *is > 0.0),
+            "it says {bound:?}"
+        );
+        answers_a_chat(&engine).await
+    })
+}
+
+/// As the kernel shows it, not as the engine says it.
+fn each_rank_is_where_it_was_put(engine: &Engine, container: &ContainerAssignment) -> Result<()> {
+    let threads = engine.threads()?;
+    for rank in &container.ranks {
+        let name = format!("berth-rank-{}", rank.rank);
+        let assigned = rank
+            .cpus
+            .as_ref()
+            .with_context(|| format!("{name} was given no CPUs"))?;
+        let thread = threads.iter().find(|thread| thread.name == name);
+        let thread = thread.with_context(|| format!("finding {name} among {threads:?}"))?;
+        ensure!(
+            thread.cpus.is_subset(assigned),
+            "{thread:?}, assigned {assigned}"
+        );
+    }
+    Ok(())
+}
+
+async fn answers_a_chat(engine: &Engine) -> Result<()> {
+    let request = json!({
+        "model": "smollm2",
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "max_tokens": 24,
+        "temperature": 0,
+    });
+    let answer = http1::post(engine.port, "/v1/chat/completions", &request).await?;
+    ensure!(answer.status == 200, "{} {}", answer.status, answer.body);
+    let body: Value = serde_json::from_str(&answer.body)?;
+    let text = body["choices"][0]["message"]["content"]
+        .as_str()
+        .unwrap_or_default();
+    ensure!(text.contains("Paris"), "it answers: {text}");
+    Ok(())
+}
