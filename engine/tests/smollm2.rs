@@ -51,7 +51,7 @@ impl Engine {
         thread::spawn(move || {
             log.lines()
                 .map_while(Result::ok)
-                .for_each(|line| eprintln!("{line}"))
+                .for_each(|line| eprintln!("{line}"));
         });
         let engine = Self { child, address };
         let deadline = Instant::now() + PATIENCE;
