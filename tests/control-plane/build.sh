@@ -65,6 +65,9 @@ if built; then
     exit
 fi
 
+# Under the lock: what an interrupted build left.
+rm -rf "$cache"/.building-*
+
 export CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS="${GOFLAGS:-} -mod=readonly -buildvcs=false"
 work=$(mktemp -d "$cache/.building-XXXXXX")
 trap 'rm -rf "$work"' EXIT

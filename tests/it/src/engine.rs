@@ -1,7 +1,7 @@
 //! The engine, started as the shipped example pod starts it, with what a kubelet would have mounted.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -101,7 +101,7 @@ impl Example {
     ///
     /// # Errors
     /// When the manifest is not as the patches expect it.
-    pub fn read(cluster: &Cluster, model: &std::path::Path) -> Result<Self> {
+    pub fn read(cluster: &Cluster, model: &Path) -> Result<Self> {
         let port = free_port()?;
         let assignment_file = cluster.folder.join("assignment");
         let patches = patches::of_engine(model, &assignment_file, port);
@@ -182,7 +182,9 @@ impl Engine {
     }
 }
 
-fn thread(task: &std::path::Path) -> Option<Thread> {
+/// A thread, or a process's first one, by its folder below `/proc`; nothing where that is gone.
+#[must_use]
+pub fn thread(task: &Path) -> Option<Thread> {
     let name = fs::read_to_string(task.join("comm"))
         .ok()?
         .trim()

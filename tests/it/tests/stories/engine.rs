@@ -1,9 +1,11 @@
 //! From a pod to tokens: bound on this very host, the engine runs where the assignment says, and answers.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, ensure};
 use berth_it::agent::Agent;
 use berth_it::cluster::Cluster;
-use berth_it::engine::{CONTAINER, Engine, Example, model, this_host};
+use berth_it::engine::{CONTAINER, Engine, Example, model, this_host, thread};
 use berth_it::http1;
 use berth_it::pair::Pair;
 use berth_it::pods::{bound, create};
@@ -11,6 +13,7 @@ use berth_it::story::story;
 use berth_it::wait::PATIENCE;
 use berth_test_machine::host::with_two_gpus;
 use berth_topology::assignment::ContainerAssignment;
+use berth_topology::cpus::CpuList;
 use serde_json::{Value, json};
 
 #[test]
@@ -42,9 +45,12 @@ fn the_engine_runs_each_rank_on_the_cpus_it_was_assigned_and_answers_a_chat() ->
     })
 }
 
-/// As the kernel shows it, not as the engine says it.
+/// As the kernel shows it, not as the engine says it: within its CPUs, and apart from the other rank where
+/// there is more than one CPU to run on.
 fn each_rank_is_where_it_was_put(engine: &Engine, container: &ContainerAssignment) -> Result<()> {
     let threads = engine.threads()?;
+    let mut taken = CpuList::default();
+    let mut usable = CpuList::default();
     for rank in &container.ranks {
         let name = format!("berth-rank-{}", rank.rank);
         let assigned = rank
@@ -57,8 +63,21 @@ fn each_rank_is_where_it_was_put(engine: &Engine, container: &ContainerAssignmen
             thread.cpus.is_subset(assigned),
             "{thread:?}, assigned {assigned}"
         );
+        usable = usable.union(&assigned.intersection(&own_cpus()?));
+        let shared = taken.intersection(&thread.cpus);
+        ensure!(
+            shared.is_empty() || usable.len() < 2,
+            "two ranks share {shared}"
+        );
+        taken = taken.union(&thread.cpus);
     }
     Ok(())
+}
+
+/// Where this test may run; the engine inherits it.
+fn own_cpus() -> Result<CpuList> {
+    let own = thread(Path::new("/proc/self")).context("reading this process's status")?;
+    Ok(own.cpus)
 }
 
 async fn answers_a_chat(engine: &Engine) -> Result<()> {

@@ -2,14 +2,18 @@
 
 use anyhow::{Result, ensure};
 use berth_it::agent::Agent;
-use berth_it::cluster::Cluster;
+use berth_it::cluster::{Cluster, topologies};
 use berth_it::kubelet::{remove_pod, report_phase};
 use berth_it::pair::Pair;
 use berth_it::pods::{self, bound, create, gpu_pod, indices, refused};
 use berth_it::story::{Stage, story};
-use berth_it::wait::{PATIENCE, SOON};
+use berth_it::wait::{PATIENCE, SOON, eventually};
 use berth_test_machine::raw as recorded;
 use berth_topology::names::{LINK, LINK_POLICY};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
 
 /// Only NVLink will do: the four L40S have none.
 const NVLINK_ONLY: [(&str, &str); 2] = [(LINK, "nvlink"), (LINK_POLICY, "require")];
@@ -68,6 +72,66 @@ fn a_third_quad_waits_with_a_reason_and_is_bound_when_the_first_pod_has_succeede
         })
         .await
     })
+}
+
+#[test]
+fn what_the_kubelet_really_gave_counts_and_the_promise_no_longer() -> Result<()> {
+    story(async |stage| {
+        let (cluster, (mut agents, _pair)) = dgx1_and_l40s(stage).await?;
+        let client = cluster.admin();
+        create(client, &gpu_pod("first", 4, &NVLINK_ONLY)).await?;
+        let (first, promised) = bound(client, "first", PATIENCE).await?;
+        ensure!(
+            indices(&promised) == [0, 1, 2, 3],
+            "first was promised {:?}",
+            indices(&promised)
+        );
+
+        // Nobody else may write what the kubelet gave: the agent of that node makes room for the test.
+        agents.remove(0).stop();
+        write_allocation(client, "dgx1", &first, &[4, 5, 6, 7]).await?;
+        // The extender learns of it by a watch; until then the other quad looks free.
+        eventually(
+            "the quad that is really free to be given",
+            PATIENCE,
+            async || {
+                create(client, &gpu_pod("second", 4, &NVLINK_ONLY)).await?;
+                let (_, second) = bound(client, "second", PATIENCE).await?;
+                let got = indices(&second);
+                if got != [0, 1, 2, 3] {
+                    remove_pod(client, pods::NAMESPACE, "second").await?;
+                }
+                ensure!(got == [0, 1, 2, 3], "second got {got:?}");
+                Ok(())
+            },
+        )
+        .await
+    })
+}
+
+/// Writes into a node's topology that a pod holds the GPUs at those positions.
+async fn write_allocation(
+    client: &Client,
+    node: &str,
+    pod: &Pod,
+    positions: &[usize],
+) -> Result<()> {
+    let topology = topologies(client).get(node).await?;
+    let uuid = |position: &usize| topology.data["status"]["gpus"][*position]["uuid"].clone();
+    let devices: Vec<Value> = positions.iter().map(uuid).collect();
+    let allocation = json!({
+        "podUid": pod.metadata.uid,
+        "namespace": pods::NAMESPACE,
+        "name": pod.metadata.name,
+        "container": pods::CONTAINER,
+        "resource": "nvidia.com/gpu",
+        "devices": devices,
+    });
+    let status = Patch::Merge(json!({"status": {"allocations": [allocation]}}));
+    topologies(client)
+        .patch_status(node, &PatchParams::default(), &status)
+        .await?;
+    Ok(())
 }
 
 async fn third_waits_until(
