@@ -8,6 +8,9 @@ use clap::{Parser, ValueEnum};
 
 use crate::probe::{Paths, Source};
 
+/// The client logs each failure that we log too, with what was tried.
+const DEFAULT_LOG: &str = "info,kube_client=off";
+
 /// Reads this machine and publishes its NodeTopology.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "berth-node-agent", version)]
@@ -40,7 +43,7 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub poll: u64,
     /// What is logged to standard error: `warn`, `info`, `debug`, or tracing's filters.
-    #[arg(long, env = "RUST_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(long, env = "RUST_LOG", default_value = DEFAULT_LOG, value_name = "FILTER")]
     pub log: String,
 }
 

@@ -15,6 +15,7 @@ use berth_topology::node::Status;
 /// GPUs and links as they were last, since boot.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
+    boot_id: Option<String>,
     gpus: BTreeMap<GpuUuid, Gpu>,
     links: BTreeMap<(GpuUuid, GpuUuid), Link>,
 }
@@ -25,6 +26,7 @@ impl History {
     /// What an earlier run of the agent published; counts only if it was since this boot.
     pub fn recall(&mut self, published: &Status, boot_id: Option<&str>) {
         if boot_id.is_some() && published.boot_id.as_deref() == boot_id {
+            self.boot_id = boot_id.map(str::to_owned);
             self.remember(published);
         }
     }
@@ -33,6 +35,12 @@ impl History {
     #[must_use]
     pub fn complete(&mut self, assembled: Status, now: &str) -> Status {
         let mut status = assembled;
+        if self.boot_id != status.boot_id {
+            *self = Self {
+                boot_id: status.boot_id.clone(),
+                ..Self::default()
+            };
+        }
         for gpu in &mut status.gpus {
             self.complete_gpu(gpu, now);
         }
@@ -332,5 +340,16 @@ mod tests {
         };
         assert_eq!(gpus_after("boot"), 2);
         assert_eq!(gpus_after("another"), 1);
+    }
+
+    #[test]
+    fn a_reboot_starts_anew() {
+        let mut history = History::default();
+        let _ = history.complete(status(vec![gpu(0), gpu(1)], vec![]), "1");
+        let rebooted = Status {
+            boot_id: Some("next".into()),
+            ..status(vec![gpu(0)], vec![])
+        };
+        assert_eq!(history.complete(rebooted, "2").gpus.len(), 1);
     }
 }

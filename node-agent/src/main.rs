@@ -1,6 +1,6 @@
 //! The binary: parse, build, run. Exit codes: 0 yes, 1 error, 2 usage.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -24,6 +24,7 @@ fn start(args: &Args) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&args.log).context("--log is not a filter")?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     // fails only where one is installed already
