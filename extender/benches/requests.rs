@@ -1,6 +1,7 @@
 //! How long filter and prioritize take over 500 nodes of 8 GPUs, body to answer, and in how much
 //! memory. Prints JSON: `cargo bench --profile dev -p berth-extender`.
 //!
+//! `undisturbedMs` leaves out requests during which the kernel gave the core to another process.
 //! Between two requests one pod comes or goes somewhere, so that no snapshot is the last one's.
 
 use std::error::Error;
@@ -26,6 +27,20 @@ const REQUESTS: usize = 4_000;
 /// Not counted: the first requests fill placement's memory of answers.
 const WARM_UP: usize = 200;
 
+/// What one request took.
+#[derive(Clone, Copy)]
+struct Took {
+    wall: Duration,
+    /// Another process ran in between.
+    is_preempted: bool,
+}
+
+/// When one began, and what had happened by then.
+struct Start {
+    wall: Instant,
+    preempted_count: u64,
+}
+
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 #[tokio::main]
@@ -33,16 +48,19 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 async fn main() -> Outcome<()> {
     let mut random = Random(7);
     let service = service(cluster(&mut random)?)?;
-    let mut times_ms = Vec::with_capacity(REQUESTS);
+    let mut wall_ms = Vec::with_capacity(REQUESTS);
+    let mut undisturbed_ms = Vec::with_capacity(REQUESTS);
     for number in 0..WARM_UP + REQUESTS {
         disturb(&service, number, &mut random)?;
         let took = request(&service, number)?;
         if number >= WARM_UP {
-            times_ms.push(took.as_secs_f64() * 1_000.0);
+            wall_ms.push(took.wall.as_secs_f64() * 1_000.0);
+            if !took.is_preempted {
+                undisturbed_ms.push(took.wall.as_secs_f64() * 1_000.0);
+            }
         }
     }
-    times_ms.sort_by(f64::total_cmp);
-    println!("{}", report(&times_ms)?);
+    println!("{}", report(&mut wall_ms, &mut undisturbed_ms)?);
     Ok(())
 }
 
@@ -148,25 +166,28 @@ fn machine_of(node: usize) -> Outcome<Vec<String>> {
 }
 
 /// Filter, then prioritize the survivors, each from body to body.
-fn request(service: &Service, number: usize) -> Outcome<Duration> {
+fn request(service: &Service, number: usize) -> Outcome<Took> {
     let count = [1, 2, 4, 8][number % 4];
     let names: Vec<String> = (0..NODES).map(node_name).collect();
     let pod = pending(&format!("p-{number}"), count)?;
     let body = json!({"Pod": pod, "Nodes": null, "NodeNames": names}).to_string();
-    let started = Instant::now();
+    let before = Start::now()?;
     let args = wire::decode("filter", body.as_bytes())?;
     let filtered = serde_json::to_vec(&service.filter(args))?;
-    let filter_took = started.elapsed();
+    let filter_took = before.elapsed()?;
     let survivors: Value = serde_json::from_slice(&filtered)?;
     let body = json!({"Pod": pod, "Nodes": null, "NodeNames": survivors["NodeNames"]}).to_string();
-    let started = Instant::now();
+    let before = Start::now()?;
     let args = wire::decode("prioritize", body.as_bytes())?;
     let scores = serde_json::to_vec(&service.prioritize(&args))?;
-    let took = filter_took + started.elapsed();
+    let took = before.elapsed()?;
     if scores.len() < 2 {
         return Err("no answer to prioritize".into());
     }
-    Ok(took)
+    Ok(Took {
+        wall: filter_took.wall + took.wall,
+        is_preempted: filter_took.is_preempted || took.is_preempted,
+    })
 }
 
 fn node_name(number: usize) -> String {
@@ -205,19 +226,55 @@ fn bound(name: &str, node: &str, gpus: &[String]) -> Outcome<Pod> {
     Ok(pod)
 }
 
-fn report(sorted_ms: &[f64]) -> Outcome<String> {
-    let at = |per_thousand: usize| sorted_ms[(sorted_ms.len() - 1) * per_thousand / 1_000];
+fn report(wall_ms: &mut [f64], undisturbed_ms: &mut [f64]) -> Outcome<String> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let mib = |key: &str| -> Option<u64> {
         let line = status.lines().find(|line| line.starts_with(key))?;
         Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1_024)
     };
     let report = json!({
-        "nodes": NODES, "gpusPerNode": 8, "requests": sorted_ms.len(),
-        "filterAndPrioritizeMs": {"p50": at(500), "p90": at(900), "p99": at(990), "max": at(1_000)},
+        "nodes": NODES, "gpusPerNode": 8, "requests": REQUESTS,
+        "allMs": spread(wall_ms), "undisturbedMs": spread(undisturbed_ms), "undisturbed": undisturbed_ms.len(),
         "rssMib": mib("VmRSS:"), "rssPeakMib": mib("VmHWM:"),
     });
     Ok(report.to_string())
+}
+
+fn spread(times_ms: &mut [f64]) -> Value {
+    times_ms.sort_by(f64::total_cmp);
+    let at = |per_thousand: usize| times_ms[(times_ms.len() - 1) * per_thousand / 1_000];
+    json!({"p50": at(500), "p90": at(900), "p99": at(990), "max": at(1_000)})
+}
+
+// === impl Start ===
+
+impl Start {
+    fn now() -> Outcome<Self> {
+        Ok(Self {
+            preempted_count: preempted_count()?,
+            wall: Instant::now(),
+        })
+    }
+
+    fn elapsed(&self) -> Outcome<Took> {
+        let wall = self.wall.elapsed();
+        Ok(Took {
+            wall,
+            is_preempted: preempted_count()? != self.preempted_count,
+        })
+    }
+}
+
+/// How often the kernel has taken the core from this thread.
+fn preempted_count() -> Outcome<u64> {
+    let status = std::fs::read_to_string("/proc/thread-self/status")?;
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("nonvoluntary_ctxt_switches"));
+    let count = line.and_then(|line| line.split_whitespace().nth(1));
+    Ok(count
+        .ok_or("the status has no count of context switches")?
+        .parse()?)
 }
 
 /// xorshift64*: the same numbers in every run.

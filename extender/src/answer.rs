@@ -10,10 +10,11 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::bind::Binder;
 use crate::decide::{self, Ask, Preference, Verdicts};
 use crate::explain::{Bind, Decision, Decisions};
-use crate::index::{Index, Snapshot};
+use crate::index::Index;
 use crate::lock;
 use crate::metrics::Metrics;
 use crate::poke::Waiting;
+use crate::snapshot::Snapshot;
 use crate::wire::{self, ExtenderArgs, FilterResult, HostPriority, PreemptionArgs};
 
 /// Everything behind the verbs.

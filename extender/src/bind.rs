@@ -20,10 +20,11 @@ use kube::api::{Api, PostParams};
 use tokio::time::timeout;
 
 use crate::decide;
-use crate::index::{Index, Snapshot};
+use crate::index::Index;
 use crate::lock;
 use crate::pod::{Holder, PodRecord, intent_of};
 use crate::reservations::{Reservation, State};
+use crate::snapshot::Snapshot;
 use crate::wire::BindingArgs;
 
 /// Together with two reads below kube-scheduler's `httpTimeout` of 5 s, so that it hears the truth.

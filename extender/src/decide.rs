@@ -11,8 +11,8 @@ use berth_topology::claim::{self, PodClaim};
 use berth_topology::ids::PodUid;
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::index::Snapshot;
 use crate::node::{NodeState, Room, Topology};
+use crate::snapshot::Snapshot;
 
 /// What is asked, and by whom.
 #[derive(Clone, Debug)]

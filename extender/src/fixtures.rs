@@ -19,7 +19,8 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 
 use crate::decide::{self, Ask};
-use crate::index::{Index, Snapshot};
+use crate::index::Index;
+use crate::snapshot::Snapshot;
 
 pub(crate) const RESOURCE: &str = names::DEFAULT_RESOURCE;
 

@@ -20,6 +20,7 @@ use crate::gone::Gone;
 use crate::node::{NodeState, Room, Topology};
 use crate::pod::{Holder, PodRecord};
 use crate::reservations::{Reservation, Reservations, State};
+use crate::snapshot::Snapshot;
 
 /// Everything that is known. One lock around it; held for microseconds.
 #[derive(Debug)]
@@ -35,17 +36,6 @@ pub struct Index {
     dirty: BTreeSet<Arc<str>>,
     states: Arc<HashMap<Arc<str>, Arc<NodeState>>>,
     generation: u64,
-}
-
-/// What one scheduling request sees, unchanged for its whole life.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    nodes: Arc<HashMap<Arc<str>, Arc<NodeState>>>,
-    stale: HashSet<Arc<str>>,
-    /// Nodes of unconfirmed binds, by pod.
-    unconfirmed: HashMap<PodUid, String>,
-    /// Grows whenever a node changes.
-    pub generation: u64,
 }
 
 /// What is watched.
@@ -458,28 +448,6 @@ impl Index {
         }
         let is_finished = |uid: &PodUid| self.pods.get(uid).is_some_and(|pod| pod.is_finished);
         !self.gone.released(truth) && !truth.pod_uid.as_ref().is_some_and(is_finished)
-    }
-}
-
-// === impl Snapshot ===
-
-impl Snapshot {
-    /// The node of that name, if there is such a Node.
-    pub(crate) fn node(&self, name: &str) -> Option<&Arc<NodeState>> {
-        self.nodes.get(name)
-    }
-
-    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Arc<NodeState>> {
-        self.nodes.values()
-    }
-
-    pub(crate) fn is_stale(&self, name: &str) -> bool {
-        self.stale.contains(name)
-    }
-
-    /// The node of the pod's bind that is not confirmed yet.
-    pub(crate) fn unconfirmed(&self, uid: &PodUid) -> Option<&str> {
-        self.unconfirmed.get(uid).map(String::as_str)
     }
 }
 

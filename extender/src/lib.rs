@@ -33,6 +33,7 @@ mod pod;
 pub mod poke;
 mod reservations;
 pub mod simulate;
+mod snapshot;
 pub mod tls;
 pub mod watch;
 pub mod wire;

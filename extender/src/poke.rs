@@ -15,8 +15,9 @@ use kube::api::{Api, Patch, PatchParams};
 use tokio::time::timeout;
 
 use crate::decide::{self, Ask};
-use crate::index::{Index, Snapshot};
+use crate::index::Index;
 use crate::lock;
+use crate::snapshot::Snapshot;
 
 /// Pods remembered; a few hundred bytes each.
 const WAITING_MAX: usize = 4_096;

@@ -104,3 +104,24 @@ fn certificates(path: &Path, what: &'static str) -> Result<Vec<CertificateDer<'s
         .collect::<Result<_, _>>()
         .map_err(read)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_missing_or_holds_nothing_is_named() {
+        let files = |client_ca| Files {
+            cert: "/nowhere/cert".into(),
+            key: "/dev/null".into(),
+            client_ca,
+        };
+        let error = server_config(&files(Some("/nowhere/ca".into()))).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "reading the client authorities from /nowhere/ca"
+        );
+        let error = server_config(&files(None)).unwrap_err();
+        assert_eq!(error.to_string(), "reading the private key from /dev/null");
+    }
+}

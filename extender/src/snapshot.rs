@@ -1,0 +1,42 @@
+//! What one scheduling request sees.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use berth_topology::ids::PodUid;
+
+use crate::node::NodeState;
+
+/// What one scheduling request sees, unchanged for its whole life.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub(crate) nodes: Arc<HashMap<Arc<str>, Arc<NodeState>>>,
+    /// Nodes whose agent is silent.
+    pub(crate) stale: HashSet<Arc<str>>,
+    /// Nodes of unconfirmed binds, by pod.
+    pub(crate) unconfirmed: HashMap<PodUid, String>,
+    /// Grows whenever a node changes.
+    pub generation: u64,
+}
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// The node of that name, if there is such a Node.
+    pub(crate) fn node(&self, name: &str) -> Option<&Arc<NodeState>> {
+        self.nodes.get(name)
+    }
+
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Arc<NodeState>> {
+        self.nodes.values()
+    }
+
+    pub(crate) fn is_stale(&self, name: &str) -> bool {
+        self.stale.contains(name)
+    }
+
+    /// The node of the pod's bind that is not confirmed yet.
+    pub(crate) fn unconfirmed(&self, uid: &PodUid) -> Option<&str> {
+        self.unconfirmed.get(uid).map(String::as_str)
+    }
+}
