@@ -19,6 +19,7 @@ pub(crate) fn assemble(found: &Found<'_>, sysfs: &RawSysfs, unknowns: &mut Unkno
         unknowns,
     };
     let pci = facts.pci(found, sysfs);
+    let numa_node = facts.numa_node(raw, pci);
     Gpu {
         uuid: found.uuid.clone(),
         index: found.index,
@@ -41,7 +42,9 @@ pub(crate) fn assemble(found: &Found<'_>, sysfs: &RawSysfs, unknowns: &mut Unkno
             .map(|(major, minor)| format!("{major}.{minor}")),
         bus_id: found.bus_id.clone(),
         pcie: facts.pcie(raw),
-        numa_node: facts.numa_node(raw, pci),
+        numa_node,
+        memory_affinity: memory_affinity(raw, numa_node),
+        memory_numa_node: raw.numa_node_id.value().copied().map(NumaId),
         cpus: facts.cpus(raw, pci),
         fabric: facts.fabric(raw),
         mig: mig::assemble(raw, &facts.gpu.clone(), facts.unknowns),
@@ -205,4 +208,11 @@ pub(crate) fn numa_id(text: &str) -> Result<NumaId, String> {
             .map_err(|_| format!("sysfs numa_node is {node}")),
         Err(_) => Err(format!("sysfs numa_node is {text:?}, not a number")),
     }
+}
+
+/// NUMA nodes near it, where NVML names more than the one that sysfs does.
+fn memory_affinity(raw: &RawGpu, numa_node: Option<NumaId>) -> Option<CpuList> {
+    let nodes = raw.memory_affinity.value()?;
+    let says_more = nodes.len() > 1 || nodes.first().copied() != numa_node.map(|node| node.0);
+    (says_more && !nodes.is_empty()).then(|| nodes.iter().copied().collect())
 }
