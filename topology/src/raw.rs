@@ -309,7 +309,9 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Answer<T> {
         if let Some(error) = document.get("error").and_then(serde_json::Value::as_str) {
             return Ok(Self::failed(error));
         }
-        T::deserialize(document).map(Self::Value).map_err(de::Error::custom)
+        T::deserialize(document)
+            .map(Self::Value)
+            .map_err(de::Error::custom)
     }
 }
 

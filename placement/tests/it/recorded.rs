@@ -63,7 +63,9 @@ fn check(gpu_count: usize, expected: Expect) {
 
 #[test]
 fn best_pair_of_every_machine() {
-    check(2, expect![[r#"
+    check(
+        2,
+        expect![[r#"
         a100-pcie-01 0 1                      nvlink 309.372
         a100-pcie-02 0 2                      nvlink 309.372
         aws-p4d      0 1                      nvlink 309.372
@@ -81,12 +83,15 @@ fn best_pair_of_every_machine() {
         hgx-b200     0 1                      nvlink 956.25
         l40s-4       0 1                      numa
         pix-8        0 1                      switch
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn best_quad_of_every_machine() {
-    check(4, expect![[r#"
+    check(
+        4,
+        expect![[r#"
         a100-pcie-01 0 1 2 3                  numa
         a100-pcie-02 0 1 2 3                  numa
         aws-p4d      0 1 2 3                  nvlink 309.372
@@ -104,12 +109,15 @@ fn best_quad_of_every_machine() {
         hgx-b200     0 1 2 3                  nvlink 956.25
         l40s-4       0 1 2 3                  any
         pix-8        0 1 2 3                  switch
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn best_eight_of_every_machine() {
-    check(8, expect![[r#"
+    check(
+        8,
+        expect![[r#"
         a100-pcie-01 0 1 2 3 4 5 6 7          any
         a100-pcie-02 0 1 2 3 4 5 6 7          any
         aws-p4d      0 1 2 3 4 5 6 7          nvlink 309.372
@@ -124,7 +132,8 @@ fn best_eight_of_every_machine() {
         h100-nps4    0 1 2 3 4 5 6 7          nvlink 478.116
         hgx-b200     0 1 2 3 4 5 6 7          nvlink 956.25
         pix-8        0 1 2 3 4 5 6 7          any
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
