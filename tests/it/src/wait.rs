@@ -21,11 +21,17 @@ pub async fn eventually<T>(
     mut look: impl AsyncFnMut() -> Result<T>,
 ) -> Result<T> {
     let began = Instant::now();
+    let mut looked_before = false;
     loop {
         // A look that hangs (a server that was killed) must not outlive the deadline.
         let left = deadline.saturating_sub(began.elapsed()).max(LOOK_EVERY);
         let why = match tokio::time::timeout(left, look()).await {
-            Ok(Ok(value)) => return Ok(value),
+            Ok(Ok(value)) => {
+                if looked_before {
+                    println!("waited {} ms for {what}", began.elapsed().as_millis());
+                }
+                return Ok(value);
+            }
             Ok(Err(error)) => format!("{error:#}"),
             Err(_) => "the last look did not end".to_owned(),
         };
@@ -35,28 +41,7 @@ pub async fn eventually<T>(
                 deadline.as_secs()
             );
         }
+        looked_before = true;
         tokio::time::sleep(LOOK_EVERY).await;
     }
-}
-
-/// Checks that something holds each time it is looked at, for a while.
-///
-/// # Errors
-/// At the first look that fails.
-pub async fn throughout(
-    what: &str,
-    span: Duration,
-    mut look: impl AsyncFnMut() -> Result<()>,
-) -> Result<()> {
-    let began = Instant::now();
-    while began.elapsed() < span {
-        if let Err(error) = look().await {
-            bail!(
-                "{what} held only for {} ms: {error:#}",
-                began.elapsed().as_millis()
-            );
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    Ok(())
 }
