@@ -50,17 +50,8 @@ pub struct PairPlace<'a> {
 
 impl fmt::Display for Patch {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            file,
-            from,
-            to,
-            why,
-        } = self;
-        write!(
-            out,
-            "{file}: `{from}` becomes `{}` ({why})",
-            to.replace('\n', "⏎")
-        )
+        let [from, to] = [self.from, &self.to].map(|text| text.trim().replace('\n', "⏎"));
+        write!(out, "{}: `{from}` becomes `{to}` ({})", self.file, self.why)
     }
 }
 

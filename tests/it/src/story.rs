@@ -99,7 +99,7 @@ impl std::error::Error for Absent {}
 pub fn story<F: AsyncFnOnce(&Stage) -> Result<()>>(tell: F) -> Result<()> {
     let stage = Stage {
         name: test_name::<F>(),
-        folder: tempfile::tempdir()?,
+        folder: tempfile::Builder::new().prefix("berth-story-").tempdir()?,
     };
     let told = catch_unwind(AssertUnwindSafe(|| {
         programs::machine_allows()?;
