@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use berth_placement::{PodPlacement, Refusal, fit_pod, place_pod};
+use berth_placement::{PodFit, PodPlacement, Refusal, fit_pod, place_pod};
 use berth_topology::claim::{self, PodClaim};
 use berth_topology::ids::PodUid;
+use berth_topology::link::LinkClass;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::node::{NodeState, Room, Topology};
@@ -49,12 +50,25 @@ pub enum Preference {
     Spread,
 }
 
+/// How a node stands to a pod that fits it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// 0 to 10.
+    pub score: u32,
+    /// The worst link between two GPUs of a group; NVLink where a group is one GPU.
+    pub link: LinkClass,
+}
+
+/// A node that does not meet a wish for a link scores no more than this, so that one that meets it
+/// with half of its own best set still comes first.
+const WISH_UNMET_SCORE_MAX: u32 = 4;
+
 /// Which nodes fit.
 pub(crate) fn filter(snapshot: &Snapshot, ask: &Ask, names: &[&str]) -> Verdicts {
     let mut verdicts = Verdicts::default();
     for name in names {
         match judge(snapshot, ask, name) {
-            Ok(score) => verdicts.feasible.push(((*name).to_owned(), score)),
+            Ok(standing) => verdicts.feasible.push(((*name).to_owned(), standing.score)),
             Err(no) => verdicts.refused.push(((*name).to_owned(), no)),
         }
     }
@@ -68,16 +82,14 @@ pub(crate) fn prioritize(
     names: &[&str],
     preference: Preference,
 ) -> Vec<(String, u32)> {
-    let scores: Vec<u32> = names
-        .iter()
-        .map(|name| judge(snapshot, ask, name).unwrap_or(0))
-        .collect();
     if !ask.wants_gpus() {
         return names.iter().map(|name| ((*name).to_owned(), 0)).collect();
     }
+    let standing = |name: &&str| judge(snapshot, ask, name).unwrap_or_default();
+    let standings: Vec<Standing> = names.iter().map(standing).collect();
     let free = |name: &&str| snapshot.node(name).map_or(0, |node| node.room.free.len());
     let free: Vec<usize> = names.iter().map(free).collect();
-    let scores = break_ties(&scores, &free, preference);
+    let scores = break_ties(&standings, &free, preference);
     names
         .iter()
         .map(|name| (*name).to_owned())
@@ -100,7 +112,7 @@ pub(crate) fn preempt<'a>(
 }
 
 /// How well the pod fits that node now, or why it does not.
-pub(crate) fn judge(snapshot: &Snapshot, ask: &Ask, name: &str) -> Result<u32, No> {
+pub(crate) fn judge(snapshot: &Snapshot, ask: &Ask, name: &str) -> Result<Standing, No> {
     judge_with(snapshot, ask, name, |node| node.room)
 }
 
@@ -121,13 +133,13 @@ fn judge_with(
     ask: &Ask,
     name: &str,
     room: impl Fn(&NodeState) -> Room,
-) -> Result<u32, No> {
+) -> Result<Standing, No> {
     if !ask.wants_gpus() {
-        return Ok(0);
+        return Ok(Standing::default());
     }
     if let Some(bound) = snapshot.unconfirmed(&ask.uid) {
         return if bound == name {
-            Ok(0)
+            Ok(Standing::default())
         } else {
             Err(No::Unconfirmed)
         };
@@ -141,7 +153,7 @@ fn judge_with(
     let room = room(node);
     let fit = fit_pod(&topology.machine, room.free, claim)?;
     check_count(room, topology, claim)?;
-    Ok(u32::from(fit.score))
+    Ok(Standing::of(fit, claim))
 }
 
 /// The node, if anything may be placed there at all.
@@ -171,25 +183,53 @@ fn check_count(room: Room, topology: &Topology, claim: &PodClaim) -> Result<(), 
 }
 
 /// Takes one point from nodes that are not the preferred ones among their equals, where no node has
-/// the score below: wiring always comes first, and kube-scheduler knows only whole points.
-fn break_ties(scores: &[u32], free: &[usize], preference: Preference) -> Vec<u32> {
-    let mut preferred: BTreeMap<u32, usize> = BTreeMap::new();
-    for (score, free) in scores.iter().zip(free) {
-        let best = preferred.entry(*score).or_insert(*free);
-        *best = match preference {
-            Preference::Pack => (*best).min(*free),
-            Preference::Spread => (*best).max(*free),
-        };
+/// the score below: the set against the machine's best always comes first, and kube-scheduler knows
+/// only whole points. Preferred is the better link, then the node with the fewer (or more) free GPUs.
+fn break_ties(standings: &[Standing], free: &[usize], preference: Preference) -> Vec<u32> {
+    let order = |free: usize| match preference {
+        Preference::Pack => usize::MAX - free,
+        Preference::Spread => free,
+    };
+    let keys = standings.iter().zip(free);
+    let keys: Vec<_> = keys
+        .map(|(standing, free)| (standing.score, (standing.link, order(*free))))
+        .collect();
+    let mut preferred = BTreeMap::new();
+    for (score, key) in &keys {
+        let best = preferred.entry(*score).or_insert(*key);
+        *best = (*best).max(*key);
     }
-    let lowered = |(score, free): (&u32, &usize)| {
+    let lowered = |(score, key): &(u32, (LinkClass, usize))| {
         let has_room = *score > 1 && !preferred.contains_key(&(score - 1));
-        if has_room && preferred[score] != *free {
+        if has_room && preferred[score] != *key {
             score - 1
         } else {
             *score
         }
     };
-    scores.iter().zip(free).map(lowered).collect()
+    keys.iter().map(lowered).collect()
+}
+
+// === impl Standing ===
+
+impl Standing {
+    fn of(fit: PodFit, claim: &PodClaim) -> Self {
+        let link = fit.weakest_link.unwrap_or(LinkClass::NvLink);
+        let wishes = claim
+            .containers
+            .iter()
+            .map(|container| container.claim.link);
+        let is_met = wishes.max().is_none_or(|wish| link >= wish);
+        let score = u32::from(fit.score);
+        Self {
+            score: if is_met {
+                score
+            } else {
+                score.min(WISH_UNMET_SCORE_MAX)
+            },
+            link,
+        }
+    }
 }
 
 // === impl Ask ===

@@ -47,7 +47,7 @@ pub struct Bind {
     pub error: Option<String>,
 }
 
-/// The last [`PODS_MAX`] decisions, by namespace and name.
+/// The last `PODS_MAX` decisions, by namespace and name.
 #[derive(Debug, Default)]
 pub struct Decisions {
     order: VecDeque<String>,

@@ -44,7 +44,7 @@ pub(crate) struct Choice {
     pub(crate) order: Vec<usize>,
     pub(crate) set: GpuSet,
     pub(crate) score: u8,
-    weakest_link: Option<LinkClass>,
+    pub(crate) weakest_link: Option<LinkClass>,
     bandwidth: Bandwidth,
 }
 

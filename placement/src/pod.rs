@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use berth_topology::assignment::ContainerAssignment;
 use berth_topology::claim::{ContainerClaim, PodClaim};
+use berth_topology::link::LinkClass;
 
 use crate::machine::Machine;
 use crate::place::{Choice, choose};
@@ -33,6 +34,8 @@ pub struct PodFit {
     pub gpus: GpuSet,
     /// Of the container that does worst, 0..=10.
     pub score: u8,
+    /// Of the container that does worst; absent where no group has two GPUs.
+    pub weakest_link: Option<LinkClass>,
 }
 
 /// One choice for each container with GPUs.
@@ -112,9 +115,17 @@ fn choose_together(shape: &Shape, free: GpuSet, claim: &PodClaim) -> Result<PodC
         .map(|(_, choice)| choice.score)
         .min()
         .unwrap_or(10);
+    let weakest_link = containers
+        .iter()
+        .filter_map(|(_, choice)| choice.weakest_link)
+        .min();
     Ok(PodChoice {
         containers,
-        fit: PodFit { gpus, score },
+        fit: PodFit {
+            gpus,
+            score,
+            weakest_link,
+        },
     })
 }
 

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use berth_topology::allocation::Allocation;
 use berth_topology::gpu::HealthState;
 use berth_topology::kubelet::{Plugin, PluginOwner};
+use berth_topology::names;
 use serde_json::json;
 
 use super::*;
 use crate::fixtures::*;
-use crate::index::Kind;
+use crate::index::{Index, Kind};
 
 #[test]
 fn filter_answers_only_with_names_it_was_given() {
@@ -107,7 +108,7 @@ fn a_node_that_vanishes_is_refused_and_its_pods_count_again_when_it_is_back() {
 fn a_node_whose_agent_is_silent_is_refused_as_stale_and_comes_back() {
     let mut index = cluster(&["a"]);
     let later = Instant::now() + Duration::from_secs(61);
-    let kind = |index: &mut crate::index::Index, at| {
+    let kind = |index: &mut Index, at| {
         judge(&index.snapshot(at), &ask(&pod("p", 1)), "a").map_err(|no| no.kind())
     };
     assert_eq!(kind(&mut index, later), Err("Stale"));
@@ -345,7 +346,41 @@ fn better_wired_nodes_score_higher() {
 
 #[track_caller]
 fn check_ties(scores: &[u32], free: &[usize], preference: Preference, expected: &[u32]) {
-    assert_eq!(break_ties(scores, free, preference), expected);
+    let standing = |score: &u32| Standing {
+        score: *score,
+        link: LinkClass::NvLink,
+    };
+    let standings: Vec<_> = scores.iter().map(standing).collect();
+    assert_eq!(break_ties(&standings, free, preference), expected);
+}
+
+/// A cluster of a DGX-1, `a`, and of `b`, four of whose GPUs are left and none has NVLink.
+fn with_and_without_nvlink() -> Index {
+    let mut index = cluster(&["a", "b"]);
+    let mut plain = topology("b");
+    let mut status = status("b", 4);
+    status.links.iter_mut().for_each(|link| link.nvlink = None);
+    status.gpus.iter_mut().for_each(|gpu| gpu.nvlink = None);
+    plain.status = Some(status);
+    index.apply_topology(&plain);
+    index
+}
+
+#[test]
+fn of_two_nodes_at_their_best_the_one_with_the_better_link_comes_first() {
+    let snapshot = snapshot(&mut with_and_without_nvlink());
+    let scores = prioritize(&snapshot, &ask(&pod("p", 4)), &["a", "b"], Preference::Pack);
+    assert_eq!(scores, [("a".to_owned(), 10), ("b".to_owned(), 9)]);
+}
+
+#[test]
+fn a_node_that_does_not_meet_a_wish_comes_after_one_that_does() {
+    let mut index = with_and_without_nvlink();
+    index.apply_pod(&bound(pod("other", 4), "a", &[0, 1, 4, 5]));
+    let wishing = annotated(pod("p", 2), names::LINK, "nvlink");
+    let snapshot = snapshot(&mut index);
+    let scores = prioritize(&snapshot, &ask(&wishing), &["a", "b"], Preference::Pack);
+    assert!(scores[0].1 > 4 && scores[1].1 == 4, "{scores:?}");
 }
 
 #[test]
@@ -377,7 +412,7 @@ fn a_relist_forgets_what_is_gone() {
 #[test]
 fn readiness_waits_for_every_kind() {
     let now = Instant::now();
-    let mut index = crate::index::Index::new(RESOURCE, Duration::from_secs(60), now);
+    let mut index = Index::new(RESOURCE, Duration::from_secs(60), now);
     index.reset_nodes(&[]);
     index.reset_topologies(&[]);
     index.reset_pods(Vec::new());
