@@ -86,7 +86,13 @@ impl App {
             for choice in 0..options.choice_count {
                 // Enough for every token: the loop never waits, and a full channel never happens.
                 let (sender, receiver) = mpsc::channel(limit);
-                choices.push(Choice::new(&self.text, options, prompt.len(), receiver));
+                choices.push(Choice::new(
+                    &self.text,
+                    options,
+                    prompt.len(),
+                    limit,
+                    receiver,
+                ));
                 requests.push((self.request(prompt.clone(), limit, options, choice), sender));
             }
         }
@@ -120,7 +126,10 @@ impl App {
                      is room for {room}"
                 ),
             )),
-            asked => Ok(asked.unwrap_or(room)),
+            asked => {
+                let limit = asked.unwrap_or(room);
+                check_min_tokens(options.min_tokens, limit).map(|()| limit)
+            }
         }
     }
 
@@ -165,6 +174,17 @@ impl App {
         }
         answer
     }
+}
+
+/// The limit may be a default, so that only here both are known.
+fn check_min_tokens(min_tokens: usize, limit: usize) -> Result<(), ApiError> {
+    if min_tokens <= limit {
+        return Ok(());
+    }
+    let message = format!(
+        "`min_tokens` is {min_tokens}, but the answer may have {limit} tokens: raise `max_tokens`"
+    );
+    Err(ApiError::invalid("min_tokens", message))
 }
 
 /// A seed nobody asked for.

@@ -39,6 +39,9 @@ pub(crate) struct Choice {
     /// The request's own stop tokens: one that ended the answer is shown.
     stop_token_ids: Vec<TokenId>,
     prompt_count: usize,
+    /// Of the request.
+    choice_count: usize,
+    max_tokens: usize,
     output_count: usize,
     scheduled: Option<Instant>,
     first: Option<Instant>,
@@ -146,6 +149,7 @@ impl Choice {
         text: &ModelText,
         options: &Options,
         prompt_count: usize,
+        max_tokens: usize,
         receiver: mpsc::Receiver<Token>,
     ) -> Self {
         let detokenizer_options = berth_engine_text::Options {
@@ -158,6 +162,8 @@ impl Choice {
             detokenizer: Detokenizer::new(Arc::clone(&text.tokenizer), detokenizer_options),
             stop_token_ids: options.stop_token_ids.clone(),
             prompt_count,
+            choice_count: options.choice_count,
+            max_tokens,
             output_count: 0,
             scheduled: None,
             first: None,
@@ -216,6 +222,8 @@ impl Choice {
             reason,
             prompt_count: self.prompt_count,
             output_count: self.output_count,
+            max_tokens: self.max_tokens,
+            choice_count: self.choice_count,
             total: arrived.elapsed(),
             inference: until_last(self.scheduled),
             decode: until_last(self.first),

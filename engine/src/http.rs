@@ -76,6 +76,8 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(post("/v1/chat/completions", web::post().to(chat::create)))
         .service(post("/v1/completions", web::post().to(completions::create)))
         .service(get("/v1/models", web::get().to(probes::models)))
+        // A name may be a path.
+        .service(get("/v1/models/{name:.+}", web::get().to(probes::model)))
         .service(get("/health", web::get().to(probes::health)))
         .service(get("/ready", web::get().to(probes::ready)))
         .service(get("/version", web::get().to(probes::version)))

@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use berth_engine_core::schedule::{Limits, Stats};
-use berth_engine_core::sequence::FinishReason;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -14,10 +13,15 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
+pub(crate) use requests::{Finished, reason_label};
+
 use ranks::RankSeries;
+use requests::RequestSeries;
 
 mod bounds;
 mod ranks;
+mod requests;
+mod text;
 
 type Labels = Vec<(&'static str, String)>;
 type FloatGauge = Gauge<f64, AtomicU64>;
@@ -33,34 +37,15 @@ pub(crate) struct Metrics {
     preemptions: Counter,
     pub(crate) prompt_tokens: Counter,
     pub(crate) generation_tokens: Counter,
-    finished: Family<Labels, Counter>,
     rejected: Family<Labels, Counter>,
     step_tokens: Histogram,
     pub(crate) first_token: Histogram,
     pub(crate) inter_token: Histogram,
     pub(crate) queue: Histogram,
     pub(crate) prefill: Histogram,
-    decode: Histogram,
-    inference: Histogram,
-    end_to_end: Histogram,
-    request_prompt_tokens: Histogram,
-    request_generation_tokens: Histogram,
+    requests: RequestSeries,
     heartbeat_age: FloatGauge,
     pub(crate) ranks: RankSeries,
-}
-
-/// One finished sequence.
-#[derive(Debug)]
-pub(crate) struct Finished {
-    pub(crate) reason: FinishReason,
-    pub(crate) prompt_count: usize,
-    pub(crate) output_count: usize,
-    /// From arrival to the last token.
-    pub(crate) total: Duration,
-    /// From the first step to the last token; absent when no step was reached.
-    pub(crate) inference: Option<Duration>,
-    /// From the first token to the last.
-    pub(crate) decode: Option<Duration>,
 }
 
 // === impl Metrics ===
@@ -93,28 +78,23 @@ impl Metrics {
             preemptions: counter(r, "vllm:num_preemptions", "Sequences that had to give way"),
             prompt_tokens: counter(r, "vllm:prompt_tokens", "Prompt tokens computed"),
             generation_tokens: counter(r, "vllm:generation_tokens", "Tokens generated"),
-            finished: add(
-                r,
-                "vllm:request_success",
-                "Sequences by how they ended",
-                Family::default(),
-            ),
             rejected: add(
                 r,
                 "vllm:admission_rejections",
                 "Requests refused",
                 Family::default(),
             ),
-            step_tokens: tokens(r, "vllm:iteration_tokens_total", "Tokens in a step"),
+            step_tokens: histogram(
+                r,
+                "vllm:iteration_tokens_total",
+                "Tokens in a step",
+                bounds::STEP_TOKENS.iter().copied(),
+            ),
             first_token: seconds(r, "vllm:time_to_first_token_seconds", bounds::FIRST_TOKEN),
             inter_token: seconds(r, "vllm:inter_token_latency_seconds", bounds::INTER_TOKEN),
             queue: seconds(r, "vllm:request_queue_time_seconds", bounds::REQUEST),
             prefill: seconds(r, "vllm:request_prefill_time_seconds", bounds::REQUEST),
-            decode: seconds(r, "vllm:request_decode_time_seconds", bounds::REQUEST),
-            inference: seconds(r, "vllm:request_inference_time_seconds", bounds::REQUEST),
-            end_to_end: seconds(r, "vllm:e2e_request_latency_seconds", bounds::REQUEST),
-            request_prompt_tokens: tokens(r, "vllm:request_prompt_tokens", "Prompt tokens"),
-            request_generation_tokens: tokens(r, "vllm:request_generation_tokens", "Output tokens"),
+            requests: RequestSeries::new(r, limits.max_model_len),
             heartbeat_age: gauge(
                 r,
                 "berth_engine_heartbeat_age_seconds",
@@ -125,7 +105,12 @@ impl Metrics {
         }
     }
 
-    /// What Prometheus scrapes, in the OpenMetrics text format.
+    /// What Prometheus scrapes, in the older text format.
+    pub(crate) fn render_plain(&self, heartbeat_age: Duration) -> Result<String, fmt::Error> {
+        self.render(heartbeat_age).map(|text| text::plain(&text))
+    }
+
+    /// The same in the OpenMetrics text format.
     pub(crate) fn render(&self, heartbeat_age: Duration) -> Result<String, fmt::Error> {
         self.heartbeat_age.set(heartbeat_age.as_secs_f64());
         let mut text = String::new();
@@ -155,19 +140,7 @@ impl Metrics {
     }
 
     pub(crate) fn count_finished(&self, finished: &Finished) {
-        let reason = reason_label(finished.reason).to_owned();
-        self.finished
-            .get_or_create(&vec![("finished_reason", reason)])
-            .inc();
-        self.end_to_end.observe(finished.total.as_secs_f64());
-        observe(&self.request_prompt_tokens, finished.prompt_count);
-        observe(&self.request_generation_tokens, finished.output_count);
-        if let Some(inference) = finished.inference {
-            self.inference.observe(inference.as_secs_f64());
-        }
-        if let Some(decode) = finished.decode {
-            self.decode.observe(decode.as_secs_f64());
-        }
+        self.requests.count(finished);
     }
 }
 
@@ -177,14 +150,6 @@ fn cache_labels(limits: &Limits) -> Labels {
         ("num_gpu_blocks", limits.block_count.to_string()),
         ("enable_prefix_caching", "False".to_owned()),
     ]
-}
-
-pub(crate) fn reason_label(reason: FinishReason) -> &'static str {
-    match reason {
-        FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
-        FinishReason::Abort => "abort",
-    }
 }
 
 fn add<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
@@ -202,21 +167,16 @@ fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
 }
 
 fn seconds(registry: &mut Registry, name: &str, bounds: &[f64]) -> Histogram {
-    add(
-        registry,
-        name,
-        "In seconds",
-        Histogram::new(bounds.iter().copied()),
-    )
+    histogram(registry, name, "In seconds", bounds.iter().copied())
 }
 
-fn tokens(registry: &mut Registry, name: &str, help: &str) -> Histogram {
-    add(
-        registry,
-        name,
-        help,
-        Histogram::new(bounds::TOKENS.iter().copied()),
-    )
+fn histogram(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    bounds: impl Iterator<Item = f64>,
+) -> Histogram {
+    add(registry, name, help, Histogram::new(bounds))
 }
 
 #[expect(

@@ -142,6 +142,8 @@ impl StepLoop {
     fn step(&mut self, batch: StepBatch) -> Result<(), team::Error> {
         self.note_scheduled(&batch);
         self.metrics.count_step(batch.token_count());
+        // A step may take seconds: what is running is shown while it runs.
+        self.metrics.show_load(&self.scheduler.stats());
         let sampled = self.team.step(batch)?;
         for output in self.scheduler.advance(&sampled) {
             self.deliver(output);

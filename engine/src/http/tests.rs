@@ -232,6 +232,20 @@ fn what_cannot_be_answered_says_why_in_openais_form() {
         "max_tokens".into(),
         "room for",
     );
+    check(
+        &chat_error(json!({"min_tokens": 9999})),
+        400,
+        bad,
+        "min_tokens".into(),
+        "raise `max_tokens`",
+    );
+    check(
+        &server.post(COMPLETIONS, &completion(json!({"min_tokens": 17}))),
+        400,
+        bad,
+        "min_tokens".into(),
+        "may have 16 tokens",
+    );
 }
 
 #[test]
@@ -478,5 +492,33 @@ fn metrics_have_vllms_names_and_tell_where_ranks_run() {
         ));
         has(&rank_series("berth_engine_rank_info", rank));
     }
-    assert!(text.ends_with("# EOF\n"));
+    has("# TYPE vllm:generation_tokens_total counter");
+    has("finished_reason=\"abort\"} 0");
+    assert!(!text.contains("# EOF"));
+}
+
+#[test]
+fn metrics_are_openmetrics_for_those_who_ask() {
+    let server = Fixture::start();
+    let accept = "accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n";
+    let answer = server.send_with("GET", "/metrics", accept, "");
+    assert!(answer.body.ends_with("# EOF\n"));
+    let kind = |answer: &Answer| answer.header("content-type").unwrap().to_owned();
+    assert!(kind(&answer).starts_with("application/openmetrics-text"));
+    assert!(kind(&server.get("/metrics")).starts_with("text/plain; version=0.0.4"));
+}
+
+#[test]
+fn a_model_is_found_by_its_name() {
+    let server = Fixture::start();
+    let found = server.get("/v1/models/alphabet").json();
+    assert_eq!(found, server.get("/v1/models").json()["data"][0]);
+    let none = server.get("/v1/models/some/other");
+    check_error(
+        &none,
+        404,
+        "NotFoundError",
+        "model".into(),
+        "`some/other` does not exist",
+    );
 }

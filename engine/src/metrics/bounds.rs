@@ -18,8 +18,34 @@ pub(super) const REQUEST: &[f64] = &[
     480.0, 960.0, 1920.0, 7680.0,
 ];
 
-/// Numbers of tokens.
-pub(super) const TOKENS: &[f64] = &[
-    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0, 20000.0,
-    50000.0, 100_000.0,
+/// Tokens of one step.
+pub(super) const STEP_TOKENS: &[f64] = &[
+    1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0,
 ];
+
+/// Answers that one request asks for.
+pub(super) const CHOICES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0];
+
+/// 1, 2, 5, 10, 20, 50 … as far as `most`.
+pub(super) fn one_two_five(most: usize) -> Vec<f64> {
+    // The last that fits into its type.
+    let most = u32::try_from(most).map_or(2_000_000_000, |most| most.min(2_000_000_000));
+    let decades = (0..=9).map(|exponent| 10_u32.pow(exponent));
+    decades
+        .flat_map(|decade| [1, 2, 5].map(|step| decade.saturating_mul(step)))
+        .take_while(|bound| *bound <= most)
+        .map(f64::from)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_go_as_far_as_the_model_does() {
+        assert_eq!(one_two_five(99), [1.0, 2.0, 5.0, 10.0, 20.0, 50.0]);
+        assert_eq!(one_two_five(1), [1.0]);
+        assert_eq!(one_two_five(usize::MAX).last(), Some(&2e9));
+    }
+}
