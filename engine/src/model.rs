@@ -82,7 +82,8 @@ pub enum Error {
     },
     /// Positions that the model was never trained for.
     #[error(
-        "--max-model-len {asked} is above the {trained} positions that the model was trained for"
+        "--max-model-len {asked} is above the {trained} positions that the model was trained for: ask \
+         for at most that"
     )]
     ModelLen {
         /// The flag.
@@ -143,17 +144,24 @@ pub(crate) fn open(args: &ModelArgs) -> Result<Model, Error> {
 
 fn places(args: &ModelArgs, config: &ModelConfig) -> Result<Places, Error> {
     let degree = args.tensor_parallel_size;
+    // Before anything is made for each rank: the flag may say any number.
+    check_degree(degree.unwrap_or(1), config)?;
     let machine = Machine::read();
     let file = args.assignment.as_deref();
     let places = assign::resolve(&Identity::from_env(), file, degree, &machine)?;
-    let (degree, kv_head_count) = (places.places.len(), config.kv_head_count);
+    check_degree(places.places.len(), config)?;
+    Ok(places)
+}
+
+fn check_degree(degree: usize, config: &ModelConfig) -> Result<(), Error> {
+    let kv_head_count = config.kv_head_count;
     if degree > kv_head_count {
         return Err(Error::Degree {
             degree,
             kv_head_count,
         });
     }
-    Ok(places)
+    Ok(())
 }
 
 /// The scheduler's bounds and the cache behind them. Where nothing was said, the longest sequence
@@ -252,7 +260,7 @@ fn vocab(gguf: &GgufTokenizer) -> GgufVocab {
         eos: gguf.eos,
         eot: None,
         pad: gguf.padding,
-        add_bos: Some(gguf.add_bos),
+        add_bos: gguf.add_bos,
         add_eos: None,
         chat_template: gguf.chat_template.clone(),
     }

@@ -41,8 +41,8 @@ pub struct GgufTokenizer {
     pub unknown: Option<TokenId>,
     /// Fills up a batch; never generated.
     pub padding: Option<TokenId>,
-    /// Texts are encoded with `bos` in front.
-    pub add_bos: bool,
+    /// Whether texts are encoded with `bos` in front; absent where the file does not say.
+    pub add_bos: Option<bool>,
     /// A space is put in front of a text.
     pub add_space_prefix: bool,
     /// Jinja source of the chat template.
@@ -198,7 +198,7 @@ fn tokenizer(header: &Header) -> Result<GgufTokenizer, Flaw> {
         eos: meta.token("tokenizer.ggml.eos_token_id")?,
         unknown: meta.token("tokenizer.ggml.unknown_token_id")?,
         padding: meta.token("tokenizer.ggml.padding_token_id")?,
-        add_bos: meta.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(false),
+        add_bos: meta.flag("tokenizer.ggml.add_bos_token")?,
         add_space_prefix: meta
             .flag("tokenizer.ggml.add_space_prefix")?
             .unwrap_or(false),

@@ -32,6 +32,7 @@ fn the_tiny_model_is_read_as_it_was_written() {
     assert_eq!(tokenizer.model, "gpt2");
     assert_eq!(tokenizer.tokens, ["<s>", "a", "b"]);
     assert_eq!((tokenizer.bos, tokenizer.eos), (Some(1), Some(2)));
+    assert_eq!(tokenizer.add_bos, None, "the file does not say");
 }
 
 #[test]
