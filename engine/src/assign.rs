@@ -66,10 +66,17 @@ pub(crate) struct Places {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// `BERTH_ALLOCATION` is not one container's assignment.
-    #[error("reading the environment variable {ALLOCATION_ENV}")]
+    #[error(
+        "reading the environment variable {ALLOCATION_ENV}, which the device plugin sets (without \
+         it the assignment file decides, else the machine)"
+    )]
     Allocation(#[source] assignment::Error),
     /// The file is there but cannot be read.
-    #[error("reading the assignment file {}", path.display())]
+    #[error(
+        "reading the assignment file {} (--assignment names another; without one the machine is \
+         shared out)",
+        path.display()
+    )]
     Io {
         /// The file.
         path: PathBuf,
@@ -78,7 +85,10 @@ pub enum Error {
         source: io::Error,
     },
     /// The file is no assignment.
-    #[error("decoding the assignment file {}", path.display())]
+    #[error(
+        "decoding the assignment file {}, which must be the annotation berth.dev/assignment",
+        path.display()
+    )]
     Decode {
         /// The file.
         path: PathBuf,
@@ -87,7 +97,9 @@ pub enum Error {
         source: assignment::Error,
     },
     /// Several containers, and nobody said which we are; or a name that is not there.
-    #[error("the assignment has containers {names}, and {wanted}: set BERTH_CONTAINER")]
+    #[error(
+        "the assignment has containers {names}, and {wanted}: set BERTH_CONTAINER to one of them"
+    )]
     Container {
         /// Names in the assignment.
         names: String,
@@ -95,7 +107,10 @@ pub enum Error {
         wanted: String,
     },
     /// An assignment without ranks.
-    #[error("the assignment of this container ({origin}) has no ranks")]
+    #[error(
+        "the assignment of this container ({origin}) has no ranks: give it one for each part of \
+         the model, or take it away"
+    )]
     NoRanks {
         /// Where it comes from.
         origin: &'static str,

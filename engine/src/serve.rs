@@ -32,7 +32,7 @@ pub enum Error {
     #[error(transparent)]
     Model(#[from] model::Error),
     /// The address is taken or is none.
-    #[error("listening on {address}")]
+    #[error("listening on {address} (--host and --port choose another address)")]
     Listen {
         /// Host and port.
         address: String,

@@ -49,7 +49,11 @@ pub enum TokenizerFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The file system said no.
-    #[error("opening model {}", path.display())]
+    #[error(
+        "opening model {}, which must be a GGUF file or a folder with config.json, tokenizer.json \
+         and *.safetensors",
+        path.display()
+    )]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -58,7 +62,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The file breaks its own format.
-    #[error("model file {}: {part}: {reason}", path.display())]
+    #[error("model file {}: {part}: {reason}; fetch or convert it again", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,

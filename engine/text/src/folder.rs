@@ -155,7 +155,10 @@ pub(crate) fn load(folder: &Path) -> Result<Tokenizer, FolderError> {
 
 /// The library may panic on merges that do not fit its vocabulary; for us that is a bad file.
 fn parse_tokenizer(path: &Path) -> Result<tokenizers::Tokenizer, FolderError> {
-    let not_found = || io::Error::from(io::ErrorKind::NotFound);
+    let not_found = || {
+        let advice = "it is missing: fetch the whole folder";
+        io::Error::new(io::ErrorKind::NotFound, advice)
+    };
     let json = text(path, TOKENIZER_BYTES_MAX)?.ok_or_else(|| FolderError::Read {
         path: path.to_owned(),
         source: not_found(),

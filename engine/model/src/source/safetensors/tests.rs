@@ -102,7 +102,7 @@ fn a_folder_that_lacks_something_says_what() {
     let folder = tempfile::tempdir().unwrap();
     let message = ModelSource::open(folder.path()).unwrap_err().to_string();
     assert!(
-        message.ends_with("files named *.safetensors: there are none"),
+        message.contains("files named *.safetensors: there are none"),
         "{message}"
     );
     tiny::write_folder(folder.path(), Dtype::F32);
@@ -111,7 +111,7 @@ fn a_folder_that_lacks_something_says_what() {
     fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let message = ModelSource::open(folder.path()).unwrap_err().to_string();
     assert!(
-        message.ends_with("model.layers.2.input_layernorm.weight: is missing"),
+        message.contains("model.layers.2.input_layernorm.weight: is missing"),
         "{message}"
     );
     config["num_hidden_layers"] = 2.into();
@@ -119,7 +119,7 @@ fn a_folder_that_lacks_something_says_what() {
     fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let message = ModelSource::open(folder.path()).unwrap_err().to_string();
     assert!(
-        message.ends_with("has shape [50, 40] where the config needs [51, 40]"),
+        message.contains("has shape [50, 40] where the config needs [51, 40]"),
         "{message}"
     );
 }
