@@ -1,3 +1,5 @@
+//! The reference backend on a tiny model: equal to the bit, however it is cut, batched or ranked.
+
 use std::ops::Range;
 use std::sync::Mutex;
 

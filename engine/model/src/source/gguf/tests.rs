@@ -1,3 +1,5 @@
+//! Hostile and damaged GGUF files: an error that names file and part, never a panic.
+
 use std::fs;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Folders as they should be, and folders that lie.
+
 use std::fs;
 
 use ::safetensors::Dtype;
