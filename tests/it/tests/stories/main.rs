@@ -5,5 +5,6 @@ mod crashes;
 mod engine;
 mod failover;
 mod policies;
+mod preemption;
 mod quads;
 mod silence;
