@@ -126,7 +126,7 @@ impl PodClaim {
     /// When an annotation or a quantity cannot be read.
     pub fn of_pod(pod: &Pod, resource: &str) -> Result<Self, Error> {
         let none = BTreeMap::new();
-        let wishes = Wishes::read(pod.metadata.annotations.as_ref().unwrap_or(&none))?;
+        let wishes = wishes(pod.metadata.annotations.as_ref().unwrap_or(&none))?;
         let Some(spec) = &pod.spec else {
             return Ok(Self::default());
         };
@@ -242,37 +242,25 @@ pub fn model_matches(model: &str, wanted: &str) -> bool {
     !wanted.is_empty() && model.windows(wanted.len()).any(|window| window == wanted)
 }
 
-/// The annotations of a pod, read.
-struct Wishes {
-    claim: GpuClaim,
-}
-
-impl Wishes {
-    fn read(annotations: &BTreeMap<String, String>) -> Result<Self, Error> {
-        let claim = GpuClaim {
-            gpu_count: 0,
-            tensor_parallel_size: read(annotations, names::TENSOR_PARALLEL_SIZE, SIZES, size)?,
-            gpu_memory_bytes_min: read(
-                annotations,
-                names::GPU_MEMORY,
-                QUANTITIES,
-                quantity::parse,
-            )?,
-            gpu_model: read(annotations, names::GPU_MODEL, NAMES, name)?,
-            link: read(annotations, names::LINK, LINKS, LinkClass::from_text)?.unwrap_or_default(),
-            link_policy: read(
-                annotations,
-                names::LINK_POLICY,
-                POLICIES,
-                LinkPolicy::from_text,
-            )?
-            .unwrap_or_default(),
-            numa: read(annotations, names::NUMA, NUMAS, NumaPolicy::from_text)?.unwrap_or_default(),
-            nic: read(annotations, names::NIC, NICS, NicPolicy::from_text)?.unwrap_or_default(),
-            group: read(annotations, names::GROUP_ANNOTATION, NAMES, name)?,
-        };
-        Ok(Self { claim })
-    }
+/// The annotations of a pod, as a claim for no GPU yet.
+fn wishes(annotations: &BTreeMap<String, String>) -> Result<GpuClaim, Error> {
+    Ok(GpuClaim {
+        gpu_count: 0,
+        tensor_parallel_size: read(annotations, names::TENSOR_PARALLEL_SIZE, SIZES, size)?,
+        gpu_memory_bytes_min: read(annotations, names::GPU_MEMORY, QUANTITIES, quantity::parse)?,
+        gpu_model: read(annotations, names::GPU_MODEL, NAMES, name)?,
+        link: read(annotations, names::LINK, LINKS, LinkClass::from_text)?.unwrap_or_default(),
+        link_policy: read(
+            annotations,
+            names::LINK_POLICY,
+            POLICIES,
+            LinkPolicy::from_text,
+        )?
+        .unwrap_or_default(),
+        numa: read(annotations, names::NUMA, NUMAS, NumaPolicy::from_text)?.unwrap_or_default(),
+        nic: read(annotations, names::NIC, NICS, NicPolicy::from_text)?.unwrap_or_default(),
+        group: read(annotations, names::GROUP_ANNOTATION, NAMES, name)?,
+    })
 }
 
 const SIZES: &str = "a whole number from 1 to 1024";
@@ -315,13 +303,13 @@ fn name(text: &str) -> Option<String> {
 fn container_claim(
     container: &Container,
     resource: &str,
-    wishes: &Wishes,
+    wishes: &GpuClaim,
 ) -> Result<Option<ContainerClaim>, Error> {
     let gpu_count = gpu_count(container, resource)?;
     if gpu_count == 0 {
         return Ok(None);
     }
-    let annotated = wishes.claim.tensor_parallel_size;
+    let annotated = wishes.tensor_parallel_size;
     let claim = GpuClaim {
         gpu_count,
         tensor_parallel_size: match annotated {
@@ -329,7 +317,7 @@ fn container_claim(
             Some(size) => Some(size),
             None => size_from_args(container, gpu_count),
         },
-        ..wishes.claim.clone()
+        ..wishes.clone()
     };
     Ok(Some(ContainerClaim {
         name: container.name.clone(),

@@ -6,9 +6,9 @@
 use serde::Serialize;
 
 use crate::cpus::CpuList;
-use crate::gpu::{Fabric, GpuNvLink, HealthState, Mig, Pcie};
+use crate::gpu::{Fabric, GpuNvLink, HealthState, Pcie};
 use crate::ids::{GpuUuid, NumaId};
-use crate::link::{Link, PairNvLink, Path};
+use crate::link::{PairNvLink, Path};
 use crate::node::Status;
 use crate::numa::NumaNode;
 
@@ -58,11 +58,10 @@ fn view(status: &Status) -> View<'_> {
             .position(|gpu| gpu.uuid == *uuid)
             .unwrap_or(usize::MAX)
     };
-    let view = |link: &'_ Link| (position(&link.a), position(&link.b), link.path);
     let mut links: Vec<LinkView<'_>> = Vec::new();
     for link in &status.links {
-        let (a, b, path) = view(link);
-        links.push((a, b, path, link.nvlink.as_ref()));
+        let (a, b) = (position(&link.a), position(&link.b));
+        links.push((a, b, link.path, link.nvlink.as_ref()));
     }
     links.sort_by_key(|pair| (pair.0, pair.1));
     let paths = |nic: &crate::nic::Nic| -> Vec<(usize, Path)> {
@@ -89,7 +88,6 @@ fn view(status: &Status) -> View<'_> {
 }
 
 fn gpu_view(gpu: &crate::gpu::Gpu) -> GpuView<'_> {
-    let profiles = |mig: &'_ Mig| mig.instances.len();
     GpuView {
         model: &gpu.model,
         memory_bytes: gpu.memory_bytes,
@@ -102,7 +100,7 @@ fn gpu_view(gpu: &crate::gpu::Gpu) -> GpuView<'_> {
         mig: gpu
             .mig
             .as_ref()
-            .filter(|mig| profiles(mig) > 0 || mig.mode != "disabled")
+            .filter(|mig| !mig.instances.is_empty() || mig.mode != "disabled")
             .map(|mig| {
                 (
                     mig.mode.as_str(),
@@ -130,6 +128,7 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
     use crate::gpu::Gpu;
+    use crate::link::Link;
 
     fn pair(first: &str, second: &str, lanes: u32) -> Status {
         let gpu = |uuid: &str| Gpu {

@@ -41,6 +41,25 @@ macro_rules! text_id {
     };
 }
 
+/// Declares a newtype over a number that somebody else gives.
+macro_rules! number_id {
+    ($(#[$meta:meta])* $name:ident) => {
+        $(#[$meta])*
+        #[derive(
+            Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+        )]
+        #[serde(transparent)]
+        #[schemars(inline)]
+        pub struct $name(pub u32);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
 text_id!(
     /// A GPU's or MIG instance's UUID as NVML gives it (`GPU-…`, `MIG-…`): its identity everywhere.
     GpuUuid
@@ -58,52 +77,11 @@ text_id!(
     PodUid
 );
 
-/// A GPU's position on its node, as NVML enumerates it. For people; never an identity.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    JsonSchema,
-)]
-#[serde(transparent)]
-#[schemars(inline)]
-pub struct GpuIndex(pub u32);
-
-/// A NUMA node's number, as the kernel gives it.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    JsonSchema,
-)]
-#[serde(transparent)]
-#[schemars(inline)]
-pub struct NumaId(pub u32);
-
-impl fmt::Display for GpuIndex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Display for NumaId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+number_id!(
+    /// A GPU's position on its node, as NVML enumerates it. For people; never an identity.
+    GpuIndex
+);
+number_id!(
+    /// A NUMA node's number, as the kernel gives it.
+    NumaId
+);

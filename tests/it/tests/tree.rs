@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which of our crates a crate may use, and which of others' it must never.
-const EDGES: [(&str, &[&str], &[&str]); 8] = [
+const EDGES: [(&str, &[&str], &[&str]); 9] = [
     (
         "berth-topology",
         &[],
@@ -40,6 +40,16 @@ const EDGES: [(&str, &[&str], &[&str]); 8] = [
         "berth-engine-model",
         &["berth-engine-core", "berth-topology"],
         &["kube", "actix-web", "tokio"],
+    ),
+    (
+        "berth-engine",
+        &[
+            "berth-engine-core",
+            "berth-engine-model",
+            "berth-engine-text",
+            "berth-topology",
+        ],
+        &["kube"],
     ),
     (
         "berth-cli",
