@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use berth_extender::answer::Service;
 use berth_extender::bind::Binder;
-use berth_extender::decide::Preference;
-use berth_extender::index::Index;
 use berth_extender::wire;
+use berth_extender_core::decide::Preference;
+use berth_extender_core::index::Index;
 use berth_topology::assignment::{Assignment, ContainerAssignment, Rank};
 use berth_topology::lease;
 use berth_topology::names;

@@ -4,18 +4,19 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use berth_extender_core::bind;
 use berth_topology::ids::PodUid;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::bind::Binder;
-use crate::decide::{self, Ask, Preference, Verdicts};
-use crate::explain::{Bind, Decision, Decisions};
-use crate::index::Index;
 use crate::lock;
 use crate::metrics::Metrics;
-use crate::poke::Waiting;
-use crate::snapshot::Snapshot;
 use crate::wire::{self, ExtenderArgs, FilterResult, HostPriority, PreemptionArgs};
+use berth_extender_core::decide::{self, Ask, Preference, Verdicts};
+use berth_extender_core::explain::{Bind, Decision, Decisions};
+use berth_extender_core::index::Index;
+use berth_extender_core::snapshot::Snapshot;
+use berth_extender_core::waiting::Waiting;
 
 /// Everything behind the verbs.
 #[derive(Debug)]
@@ -109,8 +110,8 @@ impl Service {
     }
 
     /// Binds the pod.
-    pub async fn bind(&self, args: &wire::BindingArgs) -> wire::BindingResult {
-        let outcome = self.binder.bind(args).await;
+    pub async fn bind(&self, request: &bind::Request) -> wire::BindingResult {
+        let outcome = self.binder.bind(request).await;
         self.metrics.bound(
             outcome
                 .as_ref()
@@ -119,24 +120,24 @@ impl Service {
         let error = outcome.err().map(|error| error.to_string());
         match &error {
             None => tracing::info!(
-                namespace = args.pod_namespace,
-                pod = args.pod_name,
-                node = args.node,
+                namespace = request.namespace,
+                pod = request.name,
+                node = request.node,
                 "bound"
             ),
             Some(error) => tracing::warn!(
-                namespace = args.pod_namespace,
-                pod = args.pod_name,
-                node = args.node,
+                namespace = request.namespace,
+                pod = request.name,
+                node = request.node,
                 error,
                 "not bound"
             ),
         }
         let bind = Bind {
-            node: args.node.clone(),
+            node: request.node.clone(),
             error: error.clone(),
         };
-        lock(&self.decisions).bound(&args.pod_namespace, &args.pod_name, bind);
+        lock(&self.decisions).bound(&request.namespace, &request.name, bind);
         wire::BindingResult {
             error: error.unwrap_or_default(),
         }
@@ -173,7 +174,11 @@ impl Service {
             lock(&self.waiting).accepted(&ask.uid);
         }
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        let decision = Decision::of(ask.uid.as_str(), verdicts);
+        let decision = Decision::of(
+            ask.uid.as_str(),
+            verdicts,
+            jiff::Timestamp::now().to_string(),
+        );
         lock(&self.decisions).filtered(
             &text(&pod.metadata.namespace),
             &text(&pod.metadata.name),

@@ -7,9 +7,9 @@ use anyhow::{Context as _, bail};
 use berth_topology::{lease, names};
 use clap::Parser;
 
-use crate::decide::Preference;
 use crate::tls;
 use crate::watch::LeaderLease;
+use berth_extender_core::decide::Preference;
 
 /// Answers kube-scheduler: which nodes fit a pod, how well, and at bind which exact GPUs.
 #[derive(Clone, Debug, Parser)]

@@ -12,10 +12,12 @@ use actix_web::dev::Server;
 use actix_web::web::{self, Bytes, Data, PayloadConfig};
 use actix_web::{App, HttpResponse, HttpServer};
 
+use berth_extender_core::simulate;
+
 use crate::answer::Service;
-use crate::leader::Leader;
 use crate::lock;
 use crate::wire;
+use berth_extender_core::leader::Leader;
 
 /// Whole nodes of a large cluster (`nodeCacheCapable: false`) are megabytes; beyond this it is no
 /// scheduler that asks.
@@ -134,7 +136,7 @@ async fn bind(shared: Data<Shared>, body: Body) -> HttpResponse {
             let service = shared.service.clone();
             let task = shared
                 .runtime
-                .spawn(async move { service.bind(&args).await });
+                .spawn(async move { service.bind(&args.request()).await });
             task.await.unwrap_or_else(|error| wire::BindingResult {
                 error: error.to_string(),
             })
@@ -152,11 +154,15 @@ async fn bind(shared: Data<Shared>, body: Body) -> HttpResponse {
 
 async fn simulate(shared: Data<Shared>, body: Body) -> HttpResponse {
     let body = body.unwrap_or_default();
-    match crate::simulate::simulate(&body, &shared.service.resource) {
+    let answer = wire::decode("simulate", &body).map_err(|error| error.to_string());
+    let resource = &shared.service.resource;
+    match answer.and_then(|request| {
+        simulate::simulate(&request, resource).map_err(|error| error.to_string())
+    }) {
         Ok(answer) => HttpResponse::Ok().json(answer),
         Err(error) => {
             shared.service.metrics.bad_request("simulate");
-            HttpResponse::BadRequest().json(serde_json::json!({"error": error.to_string()}))
+            HttpResponse::BadRequest().json(serde_json::json!({"error": error}))
         }
     }
 }

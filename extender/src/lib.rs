@@ -6,40 +6,30 @@
 //!      └──── bind ◄─────┴─── reserve ◄───────────────┘
 //! ```
 //!
-//! `wire` alone knows kube-scheduler's JSON; `watch`, `bind` and `poke` alone know the client;
-//! `index`, `occupancy`, `freshness` and `decide` know neither, nor any clock.
+//! `wire` alone knows kube-scheduler's JSON; `watch`, `bind` and `poke` alone know the client. What is
+//! decided, and from what, lies in `berth_extender_core`, which knows neither, nor any clock.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::Context as _;
+use berth_extender_core::index::Index;
+use berth_extender_core::leader::Leader;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::task::JoinSet;
 
 pub mod answer;
 pub mod args;
 pub mod bind;
-pub mod decide;
-pub mod explain;
-mod freshness;
-mod gone;
 pub mod http;
-pub mod index;
-pub mod leader;
 pub mod metrics;
-mod node;
-mod occupancy;
-mod pod;
 pub mod poke;
-mod reservations;
-pub mod simulate;
-mod snapshot;
 pub mod tls;
 pub mod watch;
 pub mod wire;
 
 #[cfg(test)]
-mod fixtures;
+mod fake_api;
 
 /// Watches the cluster and serves until SIGTERM or SIGINT.
 ///
@@ -54,9 +44,9 @@ pub async fn run(args: &args::Args) -> anyhow::Result<()> {
     let client = client(args)
         .await
         .context("finding out how to reach the cluster")?;
-    let index = index::Index::new(&args.resource, args.stale_after.0, Instant::now());
+    let index = Index::new(&args.resource, args.stale_after.0, Instant::now());
     let index = Arc::new(Mutex::new(index));
-    let leader = Arc::new(Mutex::new(leader::Leader::new(args.leader_identity()?)));
+    let leader = Arc::new(Mutex::new(Leader::new(args.leader_identity()?)));
     let service = Arc::new(answer::Service {
         index: index.clone(),
         binder: bind::Binder::new(index.clone(), client.clone()),
@@ -105,7 +95,7 @@ fn spawn_poke(
     tasks: &mut JoinSet<()>,
     client: kube::Client,
     service: Arc<answer::Service>,
-    leader: Arc<Mutex<leader::Leader>>,
+    leader: Arc<Mutex<Leader>>,
 ) {
     tasks.spawn(async move {
         let mut ticks = tokio::time::interval(poke::LOOK_EVERY);

@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::index::Sizes;
+use berth_extender_core::index::Sizes;
 
 /// From a tenth of a millisecond to kube-scheduler's patience, in seconds.
 const SECONDS: [f64; 13] = [

@@ -15,11 +15,11 @@ use kube::api::Api;
 use kube::runtime::watcher::{self, Event};
 use tokio::task::JoinSet;
 
-use crate::index::{Index, Kind};
-use crate::leader::Leader;
 use crate::lock;
 use crate::metrics::Metrics;
-use crate::pod::PodRecord;
+use berth_extender_core::index::{Index, Kind};
+use berth_extender_core::leader::Leader;
+use berth_extender_core::pod::PodRecord;
 
 /// First pause after a broken watch.
 const PAUSE_MIN: Duration = Duration::from_millis(100);

@@ -7,6 +7,8 @@
 
 use std::collections::BTreeMap;
 
+use berth_extender_core::bind;
+use berth_topology::ids::PodUid;
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -186,6 +188,21 @@ impl ExtenderArgs {
             (Some(names), _) => names.iter().map(String::as_str).collect(),
             (None, Some(nodes)) => nodes.items.iter().filter_map(node_name).collect(),
             (None, None) => Vec::new(),
+        }
+    }
+}
+
+// === impl BindingArgs ===
+
+impl BindingArgs {
+    /// What is asked.
+    #[must_use]
+    pub fn request(self) -> bind::Request {
+        bind::Request {
+            namespace: self.pod_namespace,
+            name: self.pod_name,
+            uid: PodUid(self.pod_uid),
+            node: self.node,
         }
     }
 }

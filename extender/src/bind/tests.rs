@@ -2,15 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use super::*;
-use crate::fixtures::api::{FakeApi, Mood};
-use crate::fixtures::*;
+use berth_topology::assignment::Assignment;
+use berth_topology::ids::PodUid;
+use berth_topology::names;
 
-fn args(pod: &str, node: &str) -> BindingArgs {
-    BindingArgs {
-        pod_name: pod.to_owned(),
-        pod_namespace: "ns".to_owned(),
-        pod_uid: format!("u-{pod}"),
+use super::*;
+use crate::fake_api::{FakeApi, Mood};
+use berth_extender_core::fixtures::*;
+
+fn request(pod: &str, node: &str) -> Request {
+    Request {
+        namespace: "ns".to_owned(),
+        name: pod.to_owned(),
+        uid: PodUid(format!("u-{pod}")),
         node: node.to_owned(),
     }
 }
@@ -23,7 +27,7 @@ fn setup(pods: &[Pod]) -> (FakeApi, Binder) {
         api.create(pod.clone());
         index.apply_pod(pod);
     }
-    let binder = Binder::new(shared(index), api.client.clone());
+    let binder = Binder::new(Arc::new(Mutex::new(index)), api.client.clone());
     (api, binder)
 }
 
@@ -40,7 +44,7 @@ fn free(binder: &Binder, node: &str) -> usize {
 #[actix_web::test]
 async fn one_write_sets_node_and_gpus_on_a_node_that_was_never_scored() {
     let (api, binder) = setup(&[pod("p", 4)]);
-    binder.bind(&args("p", "a")).await.unwrap();
+    binder.bind(&request("p", "a")).await.unwrap();
     let bound = api.pod("p");
     assert_eq!(bound.spec.as_ref().unwrap().node_name.as_deref(), Some("a"));
     let text = &bound.metadata.annotations.as_ref().unwrap()[names::ASSIGNMENT];
@@ -55,7 +59,7 @@ async fn one_write_sets_node_and_gpus_on_a_node_that_was_never_scored() {
 #[actix_web::test]
 async fn own_writes_are_seen_before_the_watch_shows_them_and_counted_once_after() {
     let (api, binder) = setup(&[pod("p", 4)]);
-    binder.bind(&args("p", "a")).await.unwrap();
+    binder.bind(&request("p", "a")).await.unwrap();
     assert_eq!(free(&binder, "a"), 4);
     lock(&binder.index).apply_pod(&pod("p", 4));
     assert_eq!(free(&binder, "a"), 4, "an event from before the bind");
@@ -67,12 +71,12 @@ async fn own_writes_are_seen_before_the_watch_shows_them_and_counted_once_after(
 #[actix_web::test]
 async fn binding_again_is_a_success_and_writes_nothing() {
     let (api, binder) = setup(&[pod("p", 4)]);
-    binder.bind(&args("p", "a")).await.unwrap();
-    binder.bind(&args("p", "a")).await.unwrap();
+    binder.bind(&request("p", "a")).await.unwrap();
+    binder.bind(&request("p", "a")).await.unwrap();
     lock(&binder.index).apply_pod(&api.pod("p"));
-    binder.bind(&args("p", "a")).await.unwrap();
+    binder.bind(&request("p", "a")).await.unwrap();
     assert_eq!(lock(&api.state).bindings, 1);
-    let elsewhere = binder.bind(&args("p", "b")).await.unwrap_err();
+    let elsewhere = binder.bind(&request("p", "b")).await.unwrap_err();
     assert_eq!(elsewhere.to_string(), "the pod is already bound to node a");
 }
 
@@ -81,7 +85,7 @@ async fn a_bind_whose_answer_was_lost_holds_its_gpus_and_succeeds_when_repeated(
     let (api, binder) = setup(&[pod("p", 4)]);
     api.set(Mood::DoesButFails);
     assert!(matches!(
-        binder.bind(&args("p", "a")).await,
+        binder.bind(&request("p", "a")).await,
         Err(Error::Unsure(_))
     ));
     assert_eq!(free(&binder, "a"), 4);
@@ -91,11 +95,11 @@ async fn a_bind_whose_answer_was_lost_holds_its_gpus_and_succeeds_when_repeated(
         "Unconfirmed"
     );
     assert!(matches!(
-        binder.bind(&args("p", "b")).await,
+        binder.bind(&request("p", "b")).await,
         Err(Error::Unconfirmed(_))
     ));
     api.set(Mood::Honest);
-    binder.bind(&args("p", "a")).await.unwrap();
+    binder.bind(&request("p", "a")).await.unwrap();
     assert_eq!(assigned(&api.pod("p")).len(), 4);
 }
 
@@ -103,7 +107,7 @@ async fn a_bind_whose_answer_was_lost_holds_its_gpus_and_succeeds_when_repeated(
 async fn a_bind_that_was_never_done_frees_its_gpus_once_the_watch_would_have_shown_it() {
     let (api, binder) = setup(&[pod("p", 8)]);
     api.set(Mood::Fails);
-    assert!(binder.bind(&args("p", "a")).await.is_err());
+    assert!(binder.bind(&request("p", "a")).await.is_err());
     assert_eq!(free(&binder, "a"), 0);
     let later = Instant::now() + Duration::from_secs(16);
     assert_eq!(
@@ -122,9 +126,9 @@ async fn a_bind_that_was_never_done_frees_its_gpus_once_the_watch_would_have_sho
 async fn while_the_pod_watch_is_down_an_unsure_bind_is_held() {
     let (api, binder) = setup(&[pod("p", 8)]);
     api.set(Mood::Fails);
-    assert!(binder.bind(&args("p", "a")).await.is_err());
+    assert!(binder.bind(&request("p", "a")).await.is_err());
     let later = Instant::now() + Duration::from_secs(1_000);
-    lock(&binder.index).lost(crate::index::Kind::Pods, Instant::now());
+    lock(&binder.index).lost(berth_extender_core::index::Kind::Pods, Instant::now());
     assert_eq!(
         lock(&binder.index)
             .snapshot(later)
@@ -141,17 +145,17 @@ async fn while_the_pod_watch_is_down_an_unsure_bind_is_held() {
 async fn a_pod_that_is_gone_or_was_created_again_is_not_bound() {
     let (api, binder) = setup(&[pod("p", 2), pod("q", 2)]);
     lock(&api.state).pods.remove("p");
-    let outcome = binder.bind(&args("p", "a")).await;
+    let outcome = binder.bind(&request("p", "a")).await;
     assert!(matches!(outcome, Err(Error::Gone)), "{outcome:?}");
     let mut again = pod("q", 2);
     again.metadata.uid = Some("u-new".to_owned());
     api.create(again);
-    let outcome = binder.bind(&args("q", "a")).await;
+    let outcome = binder.bind(&request("q", "a")).await;
     assert!(matches!(outcome, Err(Error::Recreated)), "{outcome:?}");
     assert_eq!(free(&binder, "a"), 8, "nothing is left behind");
     lock(&binder.index).delete_pod("u-q");
     assert!(matches!(
-        binder.bind(&args("q", "a")).await,
+        binder.bind(&request("q", "a")).await,
         Err(Error::Gone)
     ));
 }
@@ -159,12 +163,12 @@ async fn a_pod_that_is_gone_or_was_created_again_is_not_bound() {
 #[actix_web::test]
 async fn a_node_that_does_not_exist_is_refused_although_the_server_would_not_mind() {
     let (api, binder) = setup(&[pod("p", 2)]);
-    let error = binder.bind(&args("p", "nowhere")).await.unwrap_err();
+    let error = binder.bind(&request("p", "nowhere")).await.unwrap_err();
     assert_eq!(error.to_string(), "node nowhere does not exist");
     let without = pod("cpu-only", 0);
     api.create(without);
     assert!(matches!(
-        binder.bind(&args("cpu-only", "nowhere")).await,
+        binder.bind(&request("cpu-only", "nowhere")).await,
         Err(Error::NoNode(_))
     ));
     assert_eq!(lock(&api.state).bindings, 0);
@@ -173,7 +177,7 @@ async fn a_node_that_does_not_exist_is_refused_although_the_server_would_not_min
 #[actix_web::test]
 async fn a_pod_of_another_resource_is_bound_without_an_assignment() {
     let (api, binder) = setup(&[pod("cpu-only", 0)]);
-    binder.bind(&args("cpu-only", "a")).await.unwrap();
+    binder.bind(&request("cpu-only", "a")).await.unwrap();
     let bound = api.pod("cpu-only");
     assert_eq!(bound.spec.unwrap().node_name.as_deref(), Some("a"));
     assert!(
@@ -188,14 +192,14 @@ async fn a_pod_of_another_resource_is_bound_without_an_assignment() {
 async fn a_pod_that_somebody_else_bound_here_is_no_success() {
     let (api, binder) = setup(&[bound_by_other(pod("p", 2), "a")]);
     assert!(matches!(
-        binder.bind(&args("p", "a")).await,
+        binder.bind(&request("p", "a")).await,
         Err(Error::BoundByOther)
     ));
     let lagging = pod("q", 2);
     lock(&binder.index).apply_pod(&lagging);
     api.create(bound_by_other(lagging, "b"));
     assert!(matches!(
-        binder.bind(&args("q", "a")).await,
+        binder.bind(&request("q", "a")).await,
         Err(Error::BoundElsewhere(_))
     ));
     assert_eq!(free(&binder, "a"), 6, "two GPUs of p, none of q");
@@ -205,7 +209,7 @@ async fn a_pod_that_somebody_else_bound_here_is_no_success() {
 async fn an_extender_that_started_after_filter_binds_what_it_has_not_seen_yet() {
     let (api, binder) = setup(&[]);
     api.create(pod("p", 4));
-    binder.bind(&args("p", "a")).await.unwrap();
+    binder.bind(&request("p", "a")).await.unwrap();
     assert_eq!(assigned(&api.pod("p")).len(), 4);
     assert_eq!(free(&binder, "a"), 4);
 }
@@ -214,7 +218,7 @@ async fn an_extender_that_started_after_filter_binds_what_it_has_not_seen_yet() 
 async fn what_fitted_at_filter_may_be_refused_at_bind_with_the_reason() {
     let (_, binder) = setup(&[pod("p", 4)]);
     lock(&binder.index).apply_pod(&bound(pod("q", 5), "a", &[0, 1, 2, 3, 4]));
-    let error = binder.bind(&args("p", "a")).await.unwrap_err();
+    let error = binder.bind(&request("p", "a")).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         "the pod does not fit the node any more: not enough free GPUs"
@@ -229,7 +233,7 @@ async fn binds_at_once_never_give_a_gpu_twice() {
     let (api, binder) = setup(&pods);
     let binds = pods.iter().map(|pod| {
         let (binder, name) = (binder.clone(), pod.metadata.name.clone().unwrap());
-        async move { binder.bind(&args(&name, "a")).await }
+        async move { binder.bind(&request(&name, "a")).await }
     });
     let outcomes = futures::future::join_all(binds).await;
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 4);
@@ -241,147 +245,4 @@ async fn binds_at_once_never_give_a_gpu_twice() {
     let gpus: Vec<String> = bound.flat_map(assigned).collect();
     assert_eq!(gpus.len(), 8);
     assert_eq!(gpus.iter().collect::<BTreeSet<_>>().len(), 8);
-}
-
-/// One thing that happens.
-#[derive(Clone, Copy, Debug)]
-enum Event {
-    Filter(usize),
-    Bind(usize, usize),
-    /// The API server has done a bind, or has refused it.
-    Answer(usize, bool),
-    /// The watch shows the pod as it is.
-    Watch(usize),
-    Delete(usize),
-}
-
-fn any_event() -> impl proptest::strategy::Strategy<Value = Event> {
-    use proptest::prelude::*;
-    let pod = 0_usize..10;
-    prop_oneof![
-        pod.clone().prop_map(Event::Filter),
-        (pod.clone(), 0_usize..2).prop_map(|(pod, node)| Event::Bind(pod, node)),
-        (pod.clone(), any::<bool>()).prop_map(|(pod, done)| Event::Answer(pod, done)),
-        pod.clone().prop_map(Event::Watch),
-        pod.prop_map(Event::Delete),
-    ]
-}
-
-/// The cluster as it really is, beside the index as it sees it.
-struct World {
-    index: Index,
-    pods: Vec<Pod>,
-    /// Binds on their way: node and annotation.
-    sent: Vec<Option<(String, Arc<str>)>>,
-}
-
-impl World {
-    fn new() -> Self {
-        let mut index = cluster(&["a", "b"]);
-        let pods: Vec<Pod> = (0..10)
-            .map(|number| pod(&format!("p{number}"), 1 + number % 4))
-            .collect();
-        for pod in &pods {
-            index.apply_pod(pod);
-        }
-        Self {
-            index,
-            sent: vec![None; pods.len()],
-            pods,
-        }
-    }
-
-    fn play(&mut self, event: Event) {
-        match event {
-            Event::Filter(number) => {
-                let _ = decide::filter(
-                    &snapshot(&mut self.index),
-                    &ask(&self.pods[number]),
-                    &["a", "b"],
-                );
-            }
-            Event::Bind(number, node) => self.bind(number, ["a", "b"][node]),
-            Event::Answer(number, is_done) => self.answer(number, is_done),
-            Event::Watch(number) => self.index.apply_pod(&self.pods[number]),
-            Event::Delete(number) if self.sent[number].is_none() => {
-                let uid = self.pods[number].metadata.uid.clone().unwrap();
-                self.index.delete_pod(&uid);
-                self.pods[number].spec.as_mut().unwrap().node_name = None;
-                self.pods[number].metadata.annotations = None;
-                self.pods[number].metadata.uid = Some(format!("{uid}+"));
-            }
-            Event::Delete(_) => {}
-        }
-    }
-
-    fn bind(&mut self, number: usize, node: &str) {
-        let mut request = args(&format!("p{number}"), node);
-        request.pod_uid = self.pods[number].metadata.uid.clone().unwrap();
-        let record = PodRecord::read(&self.pods[number], RESOURCE);
-        let prepared = prepare(&mut self.index, &request, record.as_ref(), Instant::now());
-        if let Ok(Prepared::Post {
-            annotation: Some(annotation),
-        }) = prepared
-        {
-            self.sent[number] = Some((node.to_owned(), annotation));
-        }
-    }
-
-    fn answer(&mut self, number: usize, is_done: bool) {
-        let Some((node, annotation)) = self.sent[number].take() else {
-            return;
-        };
-        let uid = PodUid(self.pods[number].metadata.uid.clone().unwrap());
-        if is_done {
-            let annotations = self.pods[number]
-                .metadata
-                .annotations
-                .get_or_insert_default();
-            annotations.insert(names::ASSIGNMENT.to_owned(), annotation.to_string());
-            self.pods[number].spec.as_mut().unwrap().node_name = Some(node);
-            self.index.note(&uid, State::Written(Instant::now()));
-        } else {
-            self.index.release(&uid);
-        }
-    }
-
-    /// GPUs that bound pods and binds under way hold on a node, one by one.
-    fn held(&self, node: &str) -> Vec<String> {
-        let bound = self
-            .pods
-            .iter()
-            .filter(|pod| pod.spec.as_ref().unwrap().node_name.as_deref() == Some(node));
-        let sent = self.sent.iter().flatten().filter(|(to, _)| to == node);
-        let of_text = |text: &str| {
-            Assignment::decode(text)
-                .unwrap()
-                .gpus()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-        };
-        bound
-            .flat_map(assigned)
-            .chain(sent.flat_map(|(_, text)| of_text(text)))
-            .collect()
-    }
-}
-
-proptest::proptest! {
-    /// Whatever order requests, answers and watch events come in, no GPU is given twice, and what is
-    /// held and what is free is the whole node.
-    #[test]
-    fn no_interleaving_gives_a_gpu_twice(events in proptest::collection::vec(any_event(), 0..60)) {
-        let mut world = World::new();
-        for event in events {
-            world.play(event);
-            for node in ["a", "b"] {
-                let held = world.held(node);
-                let distinct: BTreeSet<_> = held.iter().collect();
-                proptest::prop_assert_eq!(distinct.len(), held.len());
-                let room = snapshot(&mut world.index).node(node).unwrap().room;
-                proptest::prop_assert_eq!(room.unknown_count, 0);
-                proptest::prop_assert_eq!(room.free.len() + held.len(), 8);
-            }
-        }
-    }
 }

@@ -6,9 +6,9 @@ use actix_web::test::{TestRequest, call_service, init_service, read_body};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fixtures::api::FakeApi;
-use crate::fixtures::*;
-use crate::index::Index;
+use crate::fake_api::FakeApi;
+use berth_extender_core::fixtures::*;
+use berth_extender_core::index::Index;
 
 struct World {
     api: FakeApi,
@@ -17,7 +17,7 @@ struct World {
 
 fn world(index: Index, identity: Option<&str>) -> World {
     let api = FakeApi::start();
-    let index = shared(index);
+    let index = Arc::new(Mutex::new(index));
     let service = Service {
         binder: crate::bind::Binder::new(index.clone(), api.client.clone()),
         index,
@@ -25,7 +25,7 @@ fn world(index: Index, identity: Option<&str>) -> World {
         decisions: Mutex::default(),
         metrics: Arc::default(),
         resource: RESOURCE.to_owned(),
-        preference: crate::decide::Preference::Pack,
+        preference: berth_extender_core::decide::Preference::Pack,
     };
     let leader = Arc::new(Mutex::new(Leader::new(identity.map(str::to_owned))));
     let runtime = tokio::runtime::Handle::current();

@@ -12,7 +12,8 @@ use crate::pod::Holder;
 
 /// One node.
 #[derive(Clone, Debug)]
-pub(crate) struct NodeState {
+pub struct NodeState {
+    /// Its name.
     pub name: Arc<str>,
     /// Condition Ready of the Node.
     pub is_ready: bool,
@@ -28,7 +29,8 @@ pub(crate) struct NodeState {
 
 /// What an agent published, ready to be placed on.
 #[derive(Clone, Debug)]
-pub(crate) struct Topology {
+pub struct Topology {
+    /// Its wiring.
     pub machine: Machine,
     /// A DRA driver hands out our resource here.
     pub is_dra_managed: bool,
@@ -40,7 +42,7 @@ pub(crate) struct Topology {
 
 /// What can be given away on a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Room {
+pub struct Room {
     /// GPUs that nobody is known to hold; broken ones are among them.
     pub free: GpuSet,
     /// So many of them are held after all, nobody knows which.
@@ -51,7 +53,7 @@ pub(crate) struct Room {
 
 impl NodeState {
     /// What would be free if the pods `leaving` were gone.
-    pub(crate) fn room_without(&self, leaving: &HashSet<PodUid>) -> Room {
+    pub fn room_without(&self, leaving: &HashSet<PodUid>) -> Room {
         let Some(topology) = &self.topology else {
             return Room::default();
         };
@@ -70,11 +72,7 @@ impl NodeState {
 
 impl Topology {
     /// What is free when `holders` hold what they do. `counts` tells which allocations are still true.
-    pub(crate) fn room(
-        &self,
-        holders: &[Arc<Holder>],
-        counts: impl Fn(&Allocation) -> bool,
-    ) -> Room {
+    pub fn room(&self, holders: &[Arc<Holder>], counts: impl Fn(&Allocation) -> bool) -> Room {
         let truths: Vec<&Allocation> = self
             .allocations
             .iter()

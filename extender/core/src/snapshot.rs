@@ -10,11 +10,12 @@ use crate::node::NodeState;
 /// What one scheduling request sees, unchanged for its whole life.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    pub(crate) nodes: Arc<HashMap<Arc<str>, Arc<NodeState>>>,
+    /// By name.
+    pub nodes: Arc<HashMap<Arc<str>, Arc<NodeState>>>,
     /// Nodes whose agent is silent.
-    pub(crate) stale: HashSet<Arc<str>>,
+    pub stale: HashSet<Arc<str>>,
     /// Nodes of unconfirmed binds, by pod.
-    pub(crate) unconfirmed: HashMap<PodUid, String>,
+    pub unconfirmed: HashMap<PodUid, String>,
     /// Grows whenever a node changes.
     pub generation: u64,
 }
@@ -23,20 +24,23 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// The node of that name, if there is such a Node.
-    pub(crate) fn node(&self, name: &str) -> Option<&Arc<NodeState>> {
+    pub fn node(&self, name: &str) -> Option<&Arc<NodeState>> {
         self.nodes.get(name)
     }
 
-    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Arc<NodeState>> {
+    /// Every node.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<NodeState>> {
         self.nodes.values()
     }
 
-    pub(crate) fn is_stale(&self, name: &str) -> bool {
+    /// Whether that node's agent is silent.
+    #[must_use]
+    pub fn is_stale(&self, name: &str) -> bool {
         self.stale.contains(name)
     }
 
     /// The node of the pod's bind that is not confirmed yet.
-    pub(crate) fn unconfirmed(&self, uid: &PodUid) -> Option<&str> {
+    pub fn unconfirmed(&self, uid: &PodUid) -> Option<&str> {
         self.unconfirmed.get(uid).map(String::as_str)
     }
 }

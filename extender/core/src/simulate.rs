@@ -1,4 +1,4 @@
-//! `POST /simulate`: pods against machines that are given with the request. Touches no cluster.
+//! Pods against machines that are given with the request (`POST /simulate`). Touches no cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,27 +10,31 @@ use berth_topology::node::NodeTopology;
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
-use crate::wire;
-
 /// Nodes × pods of one request; each pair is one placement.
 const PAIRS_MAX: usize = 100_000;
 
 /// The machines, what is held there, and the pods to place, each by itself.
 #[derive(Clone, Debug, Default, Deserialize)]
-struct Request {
+pub struct Request {
+    /// Machines.
     #[serde(default)]
-    nodes: Vec<NodeTopology>,
+    pub nodes: Vec<NodeTopology>,
+    /// What is held there.
     #[serde(default)]
-    residents: Vec<Resident>,
+    pub residents: Vec<Resident>,
+    /// Pods, each placed by itself.
     #[serde(default)]
-    pods: Vec<Pod>,
+    pub pods: Vec<Pod>,
 }
 
+/// GPUs of one node that somebody holds.
 #[derive(Clone, Debug, Default, Deserialize)]
-struct Resident {
-    node: String,
+pub struct Resident {
+    /// The node.
+    pub node: String,
+    /// By UUID.
     #[serde(default)]
-    gpus: Vec<GpuUuid>,
+    pub gpus: Vec<GpuUuid>,
 }
 
 /// What would be decided about one pod, by node.
@@ -70,25 +74,25 @@ pub struct Reason {
     pub message: String,
 }
 
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Not JSON of this form.
-    #[error(transparent)]
-    Json(#[from] wire::Error),
-    /// More work than one request may ask for.
-    #[error("{0} pods on so many nodes are more than {PAIRS_MAX} placements; send fewer")]
-    TooMany(usize),
+/// More work than one request may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{pod_count} pods on {node_count} nodes are more than {PAIRS_MAX} placements; send fewer")]
+pub struct TooMany {
+    pod_count: usize,
+    node_count: usize,
 }
 
-/// Answers a request's body.
+/// Answers a request.
 ///
 /// # Errors
-/// When it cannot be read or asks for too much.
-pub fn simulate(body: &[u8], resource: &str) -> Result<Vec<Simulated>, Error> {
-    let request: Request = wire::decode("simulate", body)?;
-    if request.nodes.len().saturating_mul(request.pods.len()) > PAIRS_MAX {
-        return Err(Error::TooMany(request.pods.len()));
+/// When it asks for too much.
+pub fn simulate(request: &Request, resource: &str) -> Result<Vec<Simulated>, TooMany> {
+    let (pod_count, node_count) = (request.pods.len(), request.nodes.len());
+    if node_count.saturating_mul(pod_count) > PAIRS_MAX {
+        return Err(TooMany {
+            pod_count,
+            node_count,
+        });
     }
     let machines: Vec<_> = request
         .nodes

@@ -13,7 +13,8 @@ use k8s_openapi::api::core::v1::Pod;
 
 /// One pod that asks for the resource.
 #[derive(Clone, Debug)]
-pub(crate) struct PodRecord {
+pub struct PodRecord {
+    /// Who it is and what it holds.
     pub holder: Arc<Holder>,
     /// The node it is bound to.
     pub node: Option<String>,
@@ -26,9 +27,12 @@ pub(crate) struct PodRecord {
 
 /// A pod as one that holds GPUs of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Holder {
+pub struct Holder {
+    /// Its uid.
     pub uid: PodUid,
+    /// Its namespace.
     pub namespace: String,
+    /// Its name.
     pub name: String,
     /// GPUs that it holds at once, as kube-scheduler counts them.
     pub gpu_count: usize,
@@ -37,13 +41,13 @@ pub(crate) struct Holder {
 }
 
 /// GPUs by container.
-pub(crate) type Intent = BTreeMap<String, Vec<GpuUuid>>;
+pub type Intent = BTreeMap<String, Vec<GpuUuid>>;
 
 // === impl PodRecord ===
 
 impl PodRecord {
     /// `None` for a pod that asks for none of `resource`.
-    pub(crate) fn read(pod: &Pod, resource: &str) -> Option<Self> {
+    pub fn read(pod: &Pod, resource: &str) -> Option<Self> {
         let claim = PodClaim::of_pod(pod, resource);
         let counted = counted_claim(pod, resource, &claim);
         let is_readable = claim.is_ok() || counted.is_some();
@@ -82,7 +86,7 @@ impl PodRecord {
     }
 
     /// The node where it holds GPUs now.
-    pub(crate) fn held_node(&self) -> Option<&str> {
+    pub fn held_node(&self) -> Option<&str> {
         self.node.as_deref().filter(|_| !self.is_finished)
     }
 }
@@ -119,7 +123,7 @@ fn valid_intent(pod: &Pod, uid: &PodUid, node: &str, counted: &PodClaim) -> Opti
 }
 
 /// The GPUs of each container of an assignment.
-pub(crate) fn intent_of(assignment: &Assignment) -> Intent {
+pub fn intent_of(assignment: &Assignment) -> Intent {
     let of_container =
         |(name, container): (&String, &berth_topology::assignment::ContainerAssignment)| {
             (name.clone(), container.gpus().cloned().collect())

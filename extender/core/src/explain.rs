@@ -57,15 +57,19 @@ pub struct Decisions {
 // === impl Decisions ===
 
 impl Decisions {
-    pub(crate) fn filtered(&mut self, namespace: &str, name: &str, decision: Decision) {
+    /// Filter answered.
+    pub fn filtered(&mut self, namespace: &str, name: &str, decision: Decision) {
         *self.decision(namespace, name) = decision;
     }
 
-    pub(crate) fn bound(&mut self, namespace: &str, name: &str, bind: Bind) {
+    /// Bind ended.
+    pub fn bound(&mut self, namespace: &str, name: &str, bind: Bind) {
         self.decision(namespace, name).bind = Some(bind);
     }
 
-    pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<&Decision> {
+    /// The last decision about that pod, if it is remembered.
+    #[must_use]
+    pub fn get(&self, namespace: &str, name: &str) -> Option<&Decision> {
         self.by_pod.get(&format!("{namespace}/{name}"))
     }
 
@@ -86,7 +90,9 @@ impl Decisions {
 // === impl Decision ===
 
 impl Decision {
-    pub(crate) fn of(pod_uid: &str, verdicts: &Verdicts) -> Self {
+    /// What filter found, when.
+    #[must_use]
+    pub fn of(pod_uid: &str, verdicts: &Verdicts, filtered_at: String) -> Self {
         let mut refused: BTreeMap<String, Reason> = BTreeMap::new();
         for (node, no) in &verdicts.refused {
             let reason = refused
@@ -100,7 +106,7 @@ impl Decision {
         }
         Self {
             pod_uid: pod_uid.to_owned(),
-            filtered_at: jiff::Timestamp::now().to_string(),
+            filtered_at,
             feasible: verdicts.feasible.iter().cloned().collect(),
             refused,
             bind: None,

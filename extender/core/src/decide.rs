@@ -17,8 +17,10 @@ use crate::snapshot::Snapshot;
 
 /// What is asked, and by whom.
 #[derive(Clone, Debug)]
-pub(crate) struct Ask {
+pub struct Ask {
+    /// The pod.
     pub uid: PodUid,
+    /// What it wants, or why that cannot be read.
     pub claim: Arc<Result<PodClaim, claim::Error>>,
 }
 
@@ -33,7 +35,7 @@ pub enum No {
 
 /// What filter found, node by node.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Verdicts {
+pub struct Verdicts {
     /// Nodes that fit, with their score.
     pub feasible: Vec<(String, u32)>,
     /// Nodes that do not.
@@ -52,7 +54,7 @@ pub enum Preference {
 
 /// How a node stands to a pod that fits it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub struct Standing {
     /// 0 to 10.
     pub score: u32,
     /// The worst link between two GPUs of a group; NVLink where a group is one GPU.
@@ -64,7 +66,7 @@ pub(crate) struct Standing {
 const WISH_UNMET_SCORE_MAX: u32 = 4;
 
 /// Which nodes fit.
-pub(crate) fn filter(snapshot: &Snapshot, ask: &Ask, names: &[&str]) -> Verdicts {
+pub fn filter(snapshot: &Snapshot, ask: &Ask, names: &[&str]) -> Verdicts {
     let mut verdicts = Verdicts::default();
     for name in names {
         match judge(snapshot, ask, name) {
@@ -76,7 +78,7 @@ pub(crate) fn filter(snapshot: &Snapshot, ask: &Ask, names: &[&str]) -> Verdicts
 }
 
 /// How well each node fits, 0 to 10; 0 where it does not.
-pub(crate) fn prioritize(
+pub fn prioritize(
     snapshot: &Snapshot,
     ask: &Ask,
     names: &[&str],
@@ -99,7 +101,7 @@ pub(crate) fn prioritize(
 
 /// Of the nodes offered for preemption, those that fit once their victims are gone. None is added:
 /// kube-scheduler would obey, whoever the victims are.
-pub(crate) fn preempt<'a>(
+pub fn preempt<'a>(
     snapshot: &Snapshot,
     ask: &Ask,
     victims: impl Iterator<Item = (&'a str, HashSet<PodUid>)>,
@@ -111,17 +113,19 @@ pub(crate) fn preempt<'a>(
     victims.filter(accepts).map(|(name, _)| name).collect()
 }
 
-/// How well the pod fits that node now, or why it does not.
-pub(crate) fn judge(snapshot: &Snapshot, ask: &Ask, name: &str) -> Result<Standing, No> {
+/// How well the pod fits that node now.
+///
+/// # Errors
+/// Why it does not.
+pub fn judge(snapshot: &Snapshot, ask: &Ask, name: &str) -> Result<Standing, No> {
     judge_with(snapshot, ask, name, |node| node.room)
 }
 
 /// The GPUs for the pod on that node.
-pub(crate) fn choose(
-    snapshot: &Snapshot,
-    claim: &PodClaim,
-    name: &str,
-) -> Result<PodPlacement, Refusal> {
+///
+/// # Errors
+/// Why it does not fit.
+pub fn choose(snapshot: &Snapshot, claim: &PodClaim, name: &str) -> Result<PodPlacement, Refusal> {
     let (node, topology) = usable_node(snapshot, name)?;
     let placement = place_pod(&topology.machine, node.room.free, claim)?;
     check_count(node.room, topology, claim)?;
@@ -236,7 +240,7 @@ impl Standing {
 
 impl Ask {
     /// What `pod` asks of `resource`.
-    pub(crate) fn of_pod(pod: &Pod, resource: &str) -> Self {
+    pub fn of_pod(pod: &Pod, resource: &str) -> Self {
         let uid = PodUid::from(pod.metadata.uid.as_deref().unwrap_or_default());
         Self {
             uid,
@@ -245,7 +249,7 @@ impl Ask {
     }
 
     /// Whether this is any business of ours. A claim that cannot be read is.
-    pub(crate) fn wants_gpus(&self) -> bool {
+    pub fn wants_gpus(&self) -> bool {
         self.claim
             .as_ref()
             .as_ref()
@@ -257,7 +261,7 @@ impl Ask {
 
 impl No {
     /// The reason's name, as in metrics.
-    pub(crate) fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self {
             Self::Refused(refusal) => refusal.kind(),
             Self::Unconfirmed => "Unconfirmed",
@@ -265,7 +269,7 @@ impl No {
     }
 
     /// Whether it can change without anything else than pods leaving, or time.
-    pub(crate) fn is_resolvable(&self) -> bool {
+    pub fn is_resolvable(&self) -> bool {
         match self {
             Self::Refused(refusal) => refusal.is_resolvable(),
             Self::Unconfirmed => true,

@@ -25,7 +25,8 @@ use crate::snapshot::Snapshot;
 /// Everything that is known. One lock around it; held for microseconds.
 #[derive(Debug)]
 pub struct Index {
-    pub(crate) resource: String,
+    /// The extended resource that GPUs are asked by.
+    pub resource: String,
     entries: BTreeMap<Arc<str>, Entry>,
     pods: HashMap<PodUid, PodRecord>,
     gone: Gone,
@@ -183,7 +184,7 @@ impl Index {
     }
 
     /// All pods, after the watch started again; others are gone.
-    pub(crate) fn reset_pods(&mut self, records: Vec<PodRecord>) {
+    pub fn reset_pods(&mut self, records: Vec<PodRecord>) {
         let listed: HashSet<PodUid> = records
             .iter()
             .map(|record| record.holder.uid.clone())
@@ -286,12 +287,12 @@ impl Index {
     }
 
     /// The pod of that uid, if it asks for the resource and the watch has shown it.
-    pub(crate) fn pod(&self, uid: &PodUid) -> Option<&PodRecord> {
+    pub fn pod(&self, uid: &PodUid) -> Option<&PodRecord> {
         self.pods.get(uid)
     }
 
     /// Whether the pod was seen to be deleted.
-    pub(crate) fn is_gone(&self, uid: &PodUid) -> bool {
+    pub fn is_gone(&self, uid: &PodUid) -> bool {
         self.gone.contains(uid)
     }
 
@@ -320,7 +321,8 @@ impl Index {
         }
     }
 
-    pub(crate) fn apply_record(&mut self, record: PodRecord) {
+    /// A pod was added or changed, as far as it is kept.
+    pub fn apply_record(&mut self, record: PodRecord) {
         let uid = record.holder.uid.clone();
         if record.node.is_some() || record.is_finished {
             self.release(&uid);

@@ -1,8 +1,5 @@
 //! Objects for tests, in one small vocabulary: node `n`, GPUs `n-0` to `n-7` in two NVLink quads.
 
-pub(crate) mod api;
-
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use berth_topology::allocation::Allocation;
@@ -22,21 +19,23 @@ use crate::decide::{self, Ask};
 use crate::index::Index;
 use crate::snapshot::Snapshot;
 
-pub(crate) const RESOURCE: &str = names::DEFAULT_RESOURCE;
+/// What pods ask for.
+pub const RESOURCE: &str = names::DEFAULT_RESOURCE;
 
 /// A Ready Node.
-pub(crate) fn node(name: &str) -> Node {
+pub fn node(name: &str) -> Node {
     let status = json!({"conditions": [{"type": "Ready", "status": "True"}]});
-    serde_json::from_value(json!({"metadata": {"name": name}, "status": status})).unwrap()
+    serde_json::from_value(json!({"metadata": {"name": name}, "status": status}))
+        .expect("a fixture is well formed")
 }
 
 /// What the agent of that node publishes: eight healthy GPUs.
-pub(crate) fn topology(name: &str) -> NodeTopology {
+pub fn topology(name: &str) -> NodeTopology {
     NodeTopology::new(name, status(name, 8))
 }
 
 /// GPUs in NVLink quads; quads meet across sockets.
-pub(crate) fn status(name: &str, gpu_count: u32) -> Status {
+pub fn status(name: &str, gpu_count: u32) -> Status {
     let uuid = |index: u32| GpuUuid(format!("{name}-{index}"));
     let gpu = |index| Gpu {
         uuid: uuid(index),
@@ -85,18 +84,18 @@ pub(crate) fn status(name: &str, gpu_count: u32) -> Status {
 }
 
 /// A pending pod `ns/NAME` with uid `u-NAME` whose one container `c` wants that many GPUs.
-pub(crate) fn pod(name: &str, gpu_count: usize) -> Pod {
+pub fn pod(name: &str, gpu_count: usize) -> Pod {
     let limits = json!({RESOURCE: gpu_count.to_string()});
     serde_json::from_value(json!({
         "metadata": {"name": name, "namespace": "ns", "uid": format!("u-{name}")},
         "spec": {"containers": [{"name": "c", "resources": {"limits": limits}}]},
         "status": {"phase": "Pending"},
     }))
-    .unwrap()
+    .expect("a fixture is well formed")
 }
 
 /// The same pod, with an annotation.
-pub(crate) fn annotated(mut pod: Pod, key: &str, value: &str) -> Pod {
+pub fn annotated(mut pod: Pod, key: &str, value: &str) -> Pod {
     pod.metadata
         .annotations
         .get_or_insert_default()
@@ -105,13 +104,13 @@ pub(crate) fn annotated(mut pod: Pod, key: &str, value: &str) -> Pod {
 }
 
 /// The same pod, bound without our doing.
-pub(crate) fn bound_by_other(mut pod: Pod, node: &str) -> Pod {
+pub fn bound_by_other(mut pod: Pod, node: &str) -> Pod {
     pod.spec.get_or_insert_default().node_name = Some(node.to_owned());
     pod
 }
 
 /// The same pod, bound with an assignment of those GPUs.
-pub(crate) fn bound(pod: Pod, node: &str, gpus: &[u32]) -> Pod {
+pub fn bound(pod: Pod, node: &str, gpus: &[u32]) -> Pod {
     let rank = |(rank, index): (usize, &u32)| Rank {
         rank,
         gpu: Some(GpuUuid(format!("{node}-{index}"))),
@@ -137,13 +136,13 @@ pub(crate) fn bound(pod: Pod, node: &str, gpus: &[u32]) -> Pod {
 }
 
 /// The same pod in another phase.
-pub(crate) fn in_phase(mut pod: Pod, phase: &str) -> Pod {
+pub fn in_phase(mut pod: Pod, phase: &str) -> Pod {
     pod.status.get_or_insert_default().phase = Some(phase.to_owned());
     pod
 }
 
 /// What the kubelet gave to container `c` of that pod.
-pub(crate) fn allocation(pod: &str, node: &str, gpus: &[u32]) -> Allocation {
+pub fn allocation(pod: &str, node: &str, gpus: &[u32]) -> Allocation {
     Allocation {
         pod_uid: Some(PodUid(format!("u-{pod}"))),
         namespace: "ns".to_owned(),
@@ -159,16 +158,16 @@ pub(crate) fn allocation(pod: &str, node: &str, gpus: &[u32]) -> Allocation {
 }
 
 /// A lease whose renewal carries that time.
-pub(crate) fn renewed(node: &str, second: i64) -> Lease {
+pub fn renewed(node: &str, second: i64) -> Lease {
     lease::encode(
         node,
         None,
-        MicroTime(Timestamp::from_second(second).unwrap()),
+        MicroTime(Timestamp::from_second(second).expect("a fixture is well formed")),
     )
 }
 
 /// An index that has listed those nodes and nothing else.
-pub(crate) fn cluster(nodes: &[&str]) -> Index {
+pub fn cluster(nodes: &[&str]) -> Index {
     let now = Instant::now();
     let mut index = Index::new(RESOURCE, Duration::from_secs(60), now);
     index.reset_nodes(&nodes.iter().map(|name| node(name)).collect::<Vec<_>>());
@@ -184,20 +183,18 @@ pub(crate) fn cluster(nodes: &[&str]) -> Index {
     index
 }
 
-pub(crate) fn shared(index: Index) -> Arc<Mutex<Index>> {
-    Arc::new(Mutex::new(index))
-}
-
-pub(crate) fn snapshot(index: &mut Index) -> Snapshot {
+/// What a request sees that comes now.
+pub fn snapshot(index: &mut Index) -> Snapshot {
     index.snapshot(Instant::now())
 }
 
-pub(crate) fn ask(pod: &Pod) -> Ask {
+/// What that pod asks.
+pub fn ask(pod: &Pod) -> Ask {
     Ask::of_pod(pod, RESOURCE)
 }
 
 /// `fits` or the reason, for one node.
-pub(crate) fn verdict(index: &mut Index, pod: &Pod, node: &str) -> String {
+pub fn verdict(index: &mut Index, pod: &Pod, node: &str) -> String {
     match decide::judge(&snapshot(index), &ask(pod), node) {
         Ok(_) => "fits".to_owned(),
         Err(no) => no.kind().to_owned(),
@@ -205,7 +202,7 @@ pub(crate) fn verdict(index: &mut Index, pod: &Pod, node: &str) -> String {
 }
 
 /// How many GPUs a pod could still get on that node.
-pub(crate) fn free_count(index: &mut Index, node: &str) -> usize {
+pub fn free_count(index: &mut Index, node: &str) -> usize {
     let fits = |count: &usize| verdict(index, &pod("probe", *count), node) == "fits";
     (1..=8).rev().find(fits).unwrap_or(0)
 }

@@ -1,0 +1,30 @@
+//! The extender's decisions, without any I/O or clock: what the cluster looks like, which nodes fit a
+//! pod, and which GPUs a bind gives it.
+//!
+//! ```text
+//! objects ─► index ─snapshot─► decide: filter, prioritize, preempt
+//!              ▲                  │
+//!              └──── reserve ◄── bind
+//! ```
+//!
+//! Whoever feeds it says what time it is, so that everything can be played again.
+
+#![forbid(unsafe_code)]
+
+pub mod bind;
+pub mod decide;
+pub mod explain;
+mod freshness;
+mod gone;
+pub mod index;
+pub mod leader;
+pub mod node;
+mod occupancy;
+pub mod pod;
+mod reservations;
+pub mod simulate;
+pub mod snapshot;
+pub mod waiting;
+
+#[cfg(any(test, feature = "fixtures"))]
+pub mod fixtures;
