@@ -37,6 +37,7 @@ pub fn place_cpus(machine: &Machine, rank_count: usize) -> Result<Placement, Ref
         ranks,
         numa_nodes: nodes.into_iter().collect(),
         score: 10,
+        future: 10,
         ..Placement::default()
     })
 }

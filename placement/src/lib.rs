@@ -11,30 +11,56 @@
 //!    them is never chosen.
 //! 2. **The link wish** (`link` with `prefer`): a set whose every pair has that link comes first.
 //! 3. **Bandwidth** ([`Bandwidth`]). Where NVLinks join the set: the least of its GPUs' NVLink
-//!    budgets and the global minimum cut of its NVLink graph. A set that NVLink does not join comes
-//!    after every one that it does; among those the worst PCIe ancestor decides (a pair joined by
-//!    NVLink has none), then the least generation × width.
-//! 4. **NUMA nodes** spanned, fewer first, unless the policy is `any`.
+//!    budgets and the global minimum cut of its NVLink graph (Stoer and Wagner 1997): what passes
+//!    through the narrowest place, whichever way an all-reduce goes. A set that NVLink does not join
+//!    comes after every one that it does. Among those decides the weakest edge of the best ring over
+//!    all paths. An edge is the NVLink between two GPUs, by its speed; where there is none their PCIe
+//!    ancestor, then generation × width of the lesser side. The best ring is the one whose weakest
+//!    edge is best (the bottleneck travelling salesman: Bellman 1962, Held and Karp 1962), as a ring
+//!    all-reduce runs at the speed of its slowest step (Patarasuk and Yuan 2009). Lanes count as they
+//!    are now, not as the model promises.
+//! 4. **NUMA nodes** spanned, fewer first, then **sockets** (where NUMA distances tell them), unless
+//!    the policy is `any`.
 //! 5. **Distance to an RDMA card**, where `nic: near` asks for it.
-//! 6. **What is left behind**: least NVLink, then least PCIe closeness, then fewest neighbours on
-//!    its NUMA nodes cut off from the GPUs that stay free. One GPU so goes where it breaks least.
-//! 7. **Lowest index**, compared position by position.
+//! 6. **What stays possible**: the expected quality of the groups that could be asked for next
+//!    ([`Mix`], [`Placement::future`]) with what stays free.
+//! 7. **What is cut off** from what stays free ([`Cut`]): least NVLink, then least PCIe closeness,
+//!    then fewest neighbours on its NUMA nodes. With 6, one GPU goes where it breaks least.
+//! 8. **Lowest index**, compared position by position.
+//!
+//! [`ranked`] lists the best sets with all of these, and [`Criteria::decided_by`] says which one
+//! decided.
 //!
 //! Of m groups the worst is as good as it can be; within that, groups are chosen one after the
 //! other, each the best of what is left. Ranks follow the ring whose weakest edge is best, ties
 //! lexicographic, from the lowest index.
 //!
+//! # What is told
+//!
+//! [`Placement::gb_per_second`] is the third criterion where NVLink joins the set; PCIe has no such
+//! figure. [`Placement::weakest_link`] is the weakest class between *any* two GPUs, which is what
+//! `link` asks for; it is never better than the ring's weakest edge, and often worse: two bridged
+//! pairs on one socket of a dual-socket machine say `numa` for pairs that no ring edge uses.
+//!
 //! # Bounds
 //!
-//! Sets are tried exhaustively while there are at most [`search::SETS_MAX`] of them, which holds for
-//! any size up to 16 GPUs; above, sets are grown from each GPU. Rings are exact up to
-//! [`ring::EXACT_MAX`] GPUs. A machine's GPUs beyond the first [`GPUS_MAX`] are not placed on.
+//! Of sets that differ only by GPUs which are wired alike one is tried ([`sets`]). All others are
+//! tried one by one while there are at most [`sets::SETS_MAX`], which holds for any size up to 16
+//! GPUs; above, sets are grown from each GPU, which is not always the best. Rings are exact up to
+//! [`ring::EXACT_MAX`] GPUs; larger ones go to the nearest neighbour. Several groups are weighed
+//! against each other up to [`search::JOINT_GPUS_MAX`] free GPUs. A machine's GPUs beyond the first
+//! [`GPUS_MAX`] are not placed on.
 
 #![forbid(unsafe_code)]
 
 mod cpu_ranks;
+mod criteria;
+mod cut;
+mod future;
 mod machine;
 mod memo;
+mod mix;
+mod packing;
 mod place;
 mod pod;
 mod quality;
@@ -42,12 +68,16 @@ mod refusal;
 pub mod ring;
 pub mod search;
 mod set;
+pub mod sets;
 mod shape;
+mod socket;
 mod want;
 
 pub use cpu_ranks::place_cpus;
+pub use criteria::{Criteria, Cut, Ranked};
 pub use machine::{Machine, Shapes};
-pub use place::{Placement, place};
+pub use mix::{Mix, MixError};
+pub use place::{Placement, place, ranked};
 pub use pod::{PodFit, PodPlacement, fit_pod, place_pod};
 pub use quality::Bandwidth;
 pub use refusal::Refusal;

@@ -7,6 +7,7 @@ use berth_topology::ids::{GpuUuid, NumaId};
 use berth_topology::kubelet::PluginOwner;
 use berth_topology::node::Status;
 
+use crate::mix::Mix;
 use crate::set::GpuSet;
 use crate::shape::{Facts, Shape, positions};
 
@@ -26,6 +27,7 @@ pub struct Machine {
 #[derive(Debug, Default)]
 pub struct Shapes {
     known: HashMap<Arc<Facts>, Weak<Shape>>,
+    mix: Mix,
 }
 
 // === impl Machine ===
@@ -87,6 +89,15 @@ impl Machine {
 // === impl Shapes ===
 
 impl Shapes {
+    /// Shapes whose sets are weighed by the groups of `mix` that stay possible beside them.
+    #[must_use]
+    pub fn with_mix(mix: Mix) -> Self {
+        Self {
+            mix,
+            ..Self::default()
+        }
+    }
+
     /// As [`Machine::new`], sharing the shape of an equal machine that is still in use.
     pub fn machine(&mut self, status: &Status) -> Machine {
         let uuids = positions(status);
@@ -108,7 +119,7 @@ impl Shapes {
         }
         self.known.retain(|_, shape| shape.strong_count() > 0);
         let facts = Arc::new(facts);
-        let shape = Arc::new(Shape::new(Arc::clone(&facts)));
+        let shape = Arc::new(Shape::new(Arc::clone(&facts), self.mix.clone()));
         self.known.insert(facts, Arc::downgrade(&shape));
         shape
     }

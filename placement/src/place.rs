@@ -7,11 +7,12 @@ use berth_topology::claim::GpuClaim;
 use berth_topology::ids::{GpuUuid, NumaId};
 use berth_topology::link::LinkClass;
 
+use crate::criteria::Ranked;
 use crate::machine::Machine;
 use crate::quality::{Bandwidth, weakest_link};
 use crate::refusal::Refusal;
 use crate::ring;
-use crate::search::Search;
+use crate::search::{Room, Search};
 use crate::set::GpuSet;
 use crate::shape::{Facts, Shape};
 use crate::want::{Rule, Want};
@@ -35,6 +36,12 @@ pub struct Placement {
     /// 0..=10: ten times its bandwidth over the best of such groups on this machine with every
     /// usable GPU free, rounded down.
     pub score: u8,
+    /// 0..=10: ten times the expected future feasibility that remains, over that before, rounded
+    /// down. Feasibility of some free GPUs: for each size of the [`crate::Mix`], its weight × the
+    /// quality of the best group of that size among them, summed; quality is 0 for a size that does
+    /// not fit, else ¼ for being there, ½ × bandwidth over the best of that size on this machine, ¼
+    /// × the least NUMA nodes for that size over those it spans. 10 for CPU ranks.
+    pub future: u8,
 }
 
 /// A decision by position.
@@ -44,6 +51,7 @@ pub(crate) struct Choice {
     pub(crate) order: Vec<usize>,
     pub(crate) set: GpuSet,
     pub(crate) score: u8,
+    pub(crate) future: u8,
     pub(crate) weakest_link: Option<LinkClass>,
     bandwidth: Bandwidth,
 }
@@ -78,18 +86,50 @@ pub(crate) fn choose(
         .map(Some)
 }
 
+/// The best `limit` sets that one group of `claim` could have out of `free`, best first, each with
+/// what it is judged by. Of several groups these are what the first could have.
+///
+/// # Errors
+/// As [`place`].
+pub fn ranked(
+    machine: &Machine,
+    free: GpuSet,
+    claim: &GpuClaim,
+    limit: usize,
+) -> Result<Vec<Ranked>, Refusal> {
+    let shape = &machine.shape;
+    let Some(want) = Want::read(claim)? else {
+        return Ok(Vec::new());
+    };
+    decide(shape, free, &want)?;
+    let room = Room {
+        free: free.intersection(want.eligible(shape)?),
+        around: free.intersection(shape.usable),
+    };
+    let best = Search::new(shape, &want.rule).ranked(room, limit);
+    let ranked = best.into_iter().map(|criteria| Ranked {
+        order: ring::order(&shape.edges, criteria.set),
+        set: criteria.set,
+        criteria,
+    });
+    Ok(ranked.collect())
+}
+
 fn decide(shape: &Shape, free: GpuSet, want: &Want) -> Result<Choice, Refusal> {
     let eligible = want.eligible(shape)?;
-    let free = free.intersection(eligible);
-    match Search::new(shape, &want.rule).best_groups(free) {
-        Some(groups) => Ok(Choice::of(shape, &want.rule, &groups)),
-        None => Err(why_not(shape, &want.rule, eligible, free)),
+    let room = Room {
+        free: free.intersection(eligible),
+        around: free.intersection(shape.usable),
+    };
+    match Search::new(shape, &want.rule).best_groups(room) {
+        Some(groups) => Ok(Choice::of(shape, &want.rule, &groups, room.around)),
+        None => Err(why_not(shape, &want.rule, eligible, room.free)),
     }
 }
 
 /// Why no groups were found in `free`, a subset of `eligible`.
 fn why_not(shape: &Shape, rule: &Rule, eligible: GpuSet, free: GpuSet) -> Refusal {
-    let fits = |rule: &Rule, set| Search::new(shape, rule).best_groups(set).is_some();
+    let fits = |rule: &Rule, set| Search::new(shape, rule).fits(set);
     let any_link = Rule {
         link_required: LinkClass::Any,
         ..rule.clone()
@@ -118,7 +158,7 @@ fn why_not(shape: &Shape, rule: &Rule, eligible: GpuSet, free: GpuSet) -> Refusa
 // === impl Choice ===
 
 impl Choice {
-    fn of(shape: &Shape, rule: &Rule, groups: &[GpuSet]) -> Self {
+    fn of(shape: &Shape, rule: &Rule, groups: &[GpuSet], around: GpuSet) -> Self {
         let worst = groups
             .iter()
             .map(|group| shape.bandwidth(*group))
@@ -127,13 +167,15 @@ impl Choice {
         let best = shape
             .best(rule.group_size, rule.group_count)
             .unwrap_or(worst);
+        let set = groups.iter().copied().fold(GpuSet::EMPTY, GpuSet::union);
         Self {
             order: groups
                 .iter()
-                .flat_map(|group| ring::order(&shape.facts, *group))
+                .flat_map(|group| ring::order(&shape.edges, *group))
                 .collect(),
-            set: groups.iter().copied().fold(GpuSet::EMPTY, GpuSet::union),
+            set,
             score: worst.score(best),
+            future: shape.future(around, set),
             weakest_link: groups
                 .iter()
                 .filter_map(|group| weakest_link(&shape.facts, *group))
@@ -161,6 +203,7 @@ impl Choice {
             gb_per_second: self.bandwidth.gb_per_second(),
             numa_nodes: numa.into_iter().collect(),
             score: self.score,
+            future: self.future,
         }
     }
 
@@ -205,6 +248,7 @@ impl Placement {
     fn empty() -> Self {
         Self {
             score: 10,
+            future: 10,
             ..Self::default()
         }
     }

@@ -36,6 +36,8 @@ pub struct PodFit {
     pub score: u8,
     /// Of the container that does worst; absent where no group has two GPUs.
     pub weakest_link: Option<LinkClass>,
+    /// 0..=10: what stays possible beside the whole pod, as [`crate::Placement::future`].
+    pub future: u8,
 }
 
 /// One choice for each container with GPUs.
@@ -125,6 +127,7 @@ fn choose_together(shape: &Shape, free: GpuSet, claim: &PodClaim) -> Result<PodC
             gpus,
             score,
             weakest_link,
+            future: shape.future(free, gpus),
         },
     })
 }

@@ -1,19 +1,24 @@
 //! How good a set of GPUs is: the first thing that sets are compared by.
 
+use std::cmp::Ordering;
+
 use berth_topology::link::LinkClass;
 
+use crate::cut::min_cut;
+use crate::ring::{self, Edge, Edges};
 use crate::set::GpuSet;
 use crate::shape::Facts;
 
 /// What the wiring gives a set. A greater one is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Bandwidth {
-    /// NVLink does not join the set: PCIe carries it.
+    /// NVLink does not join the set: PCIe carries it. This is the weakest edge of its best ring,
+    /// along NVLinks where there are some.
     Pcie {
-        /// Worst ancestor of two GPUs without NVLink between them: 6 one board, 5 one switch (PIX),
-        /// 4 several (PXB), 3 a host bridge (PHB), 2 a NUMA node (NODE), 1 the system, 0 unknown.
+        /// Ancestor of the edge's two GPUs: 6 one board, 5 one switch (PIX), 4 several (PXB), 3 a
+        /// host bridge (PHB), 2 a NUMA node (NODE), 1 the system, 0 unknown.
         ancestor_rank: u8,
-        /// Least PCIe generation × width of its GPUs; 0 when unknown.
+        /// PCIe generation × width of the edge's lesser GPU; 0 when unknown.
         lanes: u32,
     },
     /// NVLink joins it.
@@ -29,17 +34,6 @@ pub enum Bandwidth {
 // === impl Bandwidth ===
 
 impl Bandwidth {
-    /// What `set` has.
-    pub(crate) fn of(facts: &Facts, set: GpuSet) -> Self {
-        if set.len() < 2 {
-            return Self::Alone;
-        }
-        match nvlink_mb_per_second(facts, set) {
-            0 => pcie(facts, set),
-            mb_per_second => Self::NvLink { mb_per_second },
-        }
-    }
-
     /// In 10⁹ bytes a second, one direction, where NVLink joins the set. PCIe has no such figure.
     #[must_use]
     pub fn gb_per_second(self) -> Option<f64> {
@@ -49,11 +43,21 @@ impl Bandwidth {
         }
     }
 
-    /// 0..=10: ten times `self` over `best`, rounded down. PCIe where NVLink was to be had is 0;
-    /// among PCIe sets the first of ancestor and lanes that differs is compared.
+    /// 0..=10: ten times `self` over `best`, rounded down. PCIe where NVLink was to be had is 0; else
+    /// each step of the ancestor is worth the same, and lanes are weighed within the best's step.
     #[must_use]
     pub fn score(self, best: Self) -> u8 {
-        let (part, whole) = match (self, best) {
+        u8::try_from(self.share(best, 10)).expect("at most ten")
+    }
+
+    /// As [`Self::score`], out of another whole. A better bandwidth never has the lesser share.
+    pub(crate) fn share(self, best: Self, whole: u64) -> u64 {
+        let (part, of) = self.ratio(best);
+        (whole * part).checked_div(of).unwrap_or(whole).min(whole)
+    }
+
+    fn ratio(self, best: Self) -> (u64, u64) {
+        match (self, best) {
             (
                 Self::NvLink {
                     mb_per_second: part,
@@ -61,7 +65,7 @@ impl Bandwidth {
                 Self::NvLink {
                     mb_per_second: whole,
                 },
-            ) => (part, whole),
+            ) => (part.into(), whole.into()),
             (
                 Self::Pcie {
                     ancestor_rank,
@@ -71,19 +75,22 @@ impl Bandwidth {
                     ancestor_rank: best_rank,
                     lanes: best_lanes,
                 },
-            ) => match ancestor_rank == best_rank {
-                true => (lanes, best_lanes),
-                false => (ancestor_rank.into(), best_rank.into()),
-            },
+            ) => {
+                let (rank, best_rank) = (u64::from(ancestor_rank), u64::from(best_rank));
+                let (lanes, best_lanes) = (u64::from(lanes), u64::from(best_lanes));
+                let steps_below = best_rank.saturating_sub(1);
+                match rank.cmp(&best_rank) {
+                    Ordering::Less => (rank, best_rank),
+                    Ordering::Equal => (
+                        steps_below * best_lanes + lanes,
+                        (steps_below + 1) * best_lanes,
+                    ),
+                    Ordering::Greater => (1, 1),
+                }
+            }
             (Self::Pcie { .. }, _) => (0, 1),
             (Self::NvLink { .. } | Self::Alone, _) => (1, 1),
-        };
-        let tenths = if whole == 0 {
-            10
-        } else {
-            10 * u64::from(part) / u64::from(whole)
-        };
-        u8::try_from(tenths.min(10)).expect("at most ten")
+        }
     }
 }
 
@@ -92,91 +99,74 @@ pub(crate) fn weakest_link(facts: &Facts, set: GpuSet) -> Option<LinkClass> {
     set.pairs().map(|(a, b)| facts.pair(a, b).class()).min()
 }
 
-fn pcie(facts: &Facts, set: GpuSet) -> Bandwidth {
-    let without_nvlink = set
-        .pairs()
-        .map(|(a, b)| facts.pair(a, b))
-        .filter(|pair| pair.nvlink_mb == 0);
-    // Pairs that all have NVLink are still no joined set when a GPU's own budget is zero.
-    let ancestor_rank = without_nvlink
-        .map(|pair| pair.ancestor_rank)
-        .min()
-        .unwrap_or_default();
-    let lanes = set
-        .iter()
-        .map(|position| facts.gpus[position].pcie_lanes)
-        .min();
-    Bandwidth::Pcie {
-        ancestor_rank,
-        lanes: lanes.unwrap_or_default(),
-    }
+/// What `set` has, where that `is_enough`; `is_enough` holds for everything above what it holds for.
+///
+/// Upper bounds come first, so that most sets that are not enough cost neither a cut nor a ring.
+pub(crate) fn bandwidth_if(
+    facts: &Facts,
+    edges: &Edges,
+    set: GpuSet,
+    is_enough: &impl Fn(Bandwidth) -> bool,
+) -> Option<Bandwidth> {
+    let bandwidth = if set.len() < 2 {
+        Bandwidth::Alone
+    } else if is_joined(facts, set) {
+        nvlink(facts, set, is_enough)?
+    } else {
+        pcie(edges, set, is_enough)?
+    };
+    is_enough(bandwidth).then_some(bandwidth)
 }
 
-/// 0 where NVLink does not join the set.
-fn nvlink_mb_per_second(facts: &Facts, set: GpuSet) -> u32 {
-    let budget = set
-        .iter()
-        .map(|position| facts.gpus[position].nvlink_mb)
-        .min()
-        .unwrap_or_default();
-    if budget == 0 {
-        return 0;
+/// Whether NVLinks lead from each GPU of the set to each other one, if by others of the set.
+fn is_joined(facts: &Facts, set: GpuSet) -> bool {
+    let mut reached = GpuSet::EMPTY;
+    let mut fresh = set.lowest().map_or(GpuSet::EMPTY, |gpu| reached.with(gpu));
+    while let Some(next) = fresh.lowest() {
+        reached = reached.with(next);
+        fresh = fresh
+            .union(facts.nvlinked(next).intersection(set))
+            .difference(reached);
     }
-    let least_pair = set
-        .pairs()
-        .map(|(a, b)| facts.pair(a, b).nvlink_mb)
-        .min()
-        .unwrap_or_default();
-    // A complete graph of edges ≥ w has no cut under (n - 1) w: behind a switch this settles it.
+    reached == set
+}
+
+/// The least NVLink budget, or the global minimum cut if that is less.
+fn nvlink(facts: &Facts, set: GpuSet, is_enough: &impl Fn(Bandwidth) -> bool) -> Option<Bandwidth> {
+    let (mut budget, mut least_pair, mut least_joined) = (u64::MAX, u64::MAX, u64::MAX);
+    for a in set.iter() {
+        let mut joined = 0;
+        for b in set.without(a).iter() {
+            let pair = u64::from(facts.pair(a, b).nvlink_mb);
+            joined += pair;
+            least_pair = least_pair.min(pair);
+        }
+        least_joined = least_joined.min(joined);
+        budget = budget.min(facts.gpus[a].nvlink_mb.into());
+    }
+    let of = |mb_per_second: u64| Bandwidth::NvLink {
+        mb_per_second: u32::try_from(mb_per_second).unwrap_or(u32::MAX),
+    };
+    // No cut is above what joins one GPU to the rest.
+    let bound = budget.min(least_joined);
     let others = u64::try_from(set.len() - 1).expect("at most 64");
-    if u64::from(least_pair) * others >= u64::from(budget) {
-        return budget;
+    // A complete graph of edges ≥ w has no cut under (n - 1) w: behind a switch this settles it.
+    if !is_enough(of(bound)) || least_pair * others >= bound {
+        return Some(of(bound)).filter(|bound| is_enough(*bound));
     }
-    let cut = min_cut(facts, set).min(u64::from(budget));
-    u32::try_from(cut).expect("at most the budget")
+    Some(of(min_cut(facts, set).min(bound)))
 }
 
-/// Global minimum cut of the set's NVLink graph (Stoer and Wagner 1997): merges vertices until two
-/// are left; the last vertex of each maximum-adjacency order gives one candidate cut.
-fn min_cut(facts: &Facts, set: GpuSet) -> u64 {
-    let members: Vec<usize> = set.iter().collect();
-    let count = members.len();
-    let mut weights = vec![0_u64; count * count];
-    for (a, b) in GpuSet::first(count).pairs() {
-        let weight = facts.pair(members[a], members[b]).nvlink_mb.into();
-        weights[a * count + b] = weight;
-        weights[b * count + a] = weight;
-    }
-    let mut left = GpuSet::first(count);
-    let mut least = u64::MAX;
-    while left.len() > 1 && least > 0 {
-        let (before, last, cut) = adjacency_order_end(&weights, count, left);
-        least = least.min(cut);
-        left = left.without(last);
-        for other in left.without(before).iter() {
-            let joined = weights[before * count + other] + weights[last * count + other];
-            weights[before * count + other] = joined;
-            weights[other * count + before] = joined;
-        }
-    }
-    least
-}
-
-/// The last two vertices of a maximum-adjacency order, and what joins the last to all before it.
-fn adjacency_order_end(weights: &[u64], count: usize, vertices: GpuSet) -> (usize, usize, u64) {
-    let mut joins = [0_u64; crate::set::GPUS_MAX];
-    let (mut before, mut last, mut cut) = (0, 0, 0);
-    let mut left = vertices;
-    while !left.is_empty() {
-        let next = left
-            .iter()
-            .max_by_key(|&vertex| joins[vertex])
-            .expect("not empty");
-        (before, last, cut) = (last, next, joins[next]);
-        left = left.without(next);
-        for other in left.iter() {
-            joins[other] += weights[next * count + other];
-        }
-    }
-    (before, last, cut)
+/// The weakest edge of the best ring. As NVLink does not join the set, that edge is none of NVLink.
+fn pcie(edges: &Edges, set: GpuSet, is_enough: &impl Fn(Bandwidth) -> bool) -> Option<Bandwidth> {
+    let of = |(nvlink_mb, ancestor_rank, lanes): Edge| match nvlink_mb {
+        0 => Bandwidth::Pcie {
+            ancestor_rank,
+            lanes,
+        },
+        mb_per_second => Bandwidth::NvLink { mb_per_second },
+    };
+    let least = edges.lowest(|edge| is_enough(of(edge)));
+    let level = ring::weakest_edge(edges, set, least)?;
+    Some(of(edges.worth(level)))
 }

@@ -1,4 +1,6 @@
 //! The order of a group's ranks: the ring whose weakest edge is best.
+//!
+//! Edges are compared by their *level*: the place of their worth among all edges of the machine.
 
 use crate::set::GpuSet;
 use crate::shape::Facts;
@@ -7,19 +9,83 @@ use crate::shape::Facts;
 /// from each GPU to the best linked of the rest.
 pub const EXACT_MAX: usize = 16;
 
-/// An edge's worth: NVLink first, then ancestor, then the lanes of the lesser side.
-type Edge = (u32, u8, u32);
+/// An edge's worth: NVLink first, then ancestor, then the lanes of the lesser side. NVLink carries
+/// the edge alone, whatever PCIe beside it is like.
+pub(crate) type Edge = (u32, u8, u32);
 
-/// Edges of one group, by position in the group.
-struct Ring {
+/// Place of an edge's worth among all of the machine; a greater one is better.
+pub(crate) type Level = usize;
+
+/// Every edge of a machine.
+#[derive(Debug)]
+pub(crate) struct Edges {
+    count: usize,
+    /// Distinct worths, ascending.
+    worths: Vec<Edge>,
+    /// Row-major, one for each two positions.
+    levels: Vec<u16>,
+}
+
+/// One group, by position in the group.
+struct Ring<'a> {
+    edges: &'a Edges,
     /// Positions on the machine, ascending.
     members: Vec<usize>,
-    edges: Vec<Edge>,
+}
+
+// === impl Edges ===
+
+impl Edges {
+    pub(crate) fn new(facts: &Facts) -> Self {
+        let count = facts.gpus.len();
+        let pairs = (0..count).flat_map(|a| (0..count).map(move |b| (a, b)));
+        let all: Vec<Edge> = pairs.map(|(a, b)| facts.edge(a, b)).collect();
+        let mut worths = all.clone();
+        worths.sort_unstable();
+        worths.dedup();
+        let level = |edge: &Edge| {
+            let level = worths.partition_point(|worth| worth < edge);
+            u16::try_from(level).expect("64 GPUs have 2,016 pairs")
+        };
+        Self {
+            count,
+            levels: all.iter().map(level).collect(),
+            worths,
+        }
+    }
+
+    /// What an edge of that level is worth.
+    pub(crate) fn worth(&self, level: Level) -> Edge {
+        self.worths[level]
+    }
+
+    /// The lowest level whose worth is `enough`, where everything above enough is enough.
+    pub(crate) fn lowest(&self, enough: impl Fn(Edge) -> bool) -> Level {
+        self.worths.partition_point(|worth| !enough(*worth))
+    }
+
+    fn level(&self, a: usize, b: usize) -> Level {
+        self.levels[a * self.count + b].into()
+    }
+}
+
+/// The weakest edge of the best ring over `set`, two GPUs or more; `None` where it is below `least`.
+pub(crate) fn weakest_edge(edges: &Edges, set: GpuSet, least: Level) -> Option<Level> {
+    let ring = Ring::new(edges, set);
+    let bound = ring.bound();
+    if bound < least {
+        return None;
+    }
+    match ring.members.len() {
+        0..=3 => Some(bound),
+        4..=EXACT_MAX => ring.best(least, bound),
+        _ => Some(ring.weakest(&ring.nearest())).filter(|weakest| *weakest >= least),
+    }
 }
 
 /// Positions of `set` in ring order from the lowest. Of equal rings the lexicographically first.
-pub(crate) fn order(facts: &Facts, set: GpuSet) -> Vec<usize> {
-    let ring = Ring::new(facts, set);
+pub(crate) fn order(edges: &Edges, set: GpuSet) -> Vec<usize> {
+    let ring = Ring::new(edges, set);
     let order = match ring.members.len() {
         0..=3 => (0..ring.members.len()).collect(),
         4..=EXACT_MAX => ring.exact(),
@@ -33,78 +99,53 @@ pub(crate) fn order(facts: &Facts, set: GpuSet) -> Vec<usize> {
 
 // === impl Ring ===
 
-impl Ring {
-    fn new(facts: &Facts, set: GpuSet) -> Self {
-        let members: Vec<usize> = set.iter().collect();
-        let edge = |a: usize, b: usize| -> Edge {
-            let pair = facts.pair(a, b);
-            let lanes = facts.gpus[a].pcie_lanes.min(facts.gpus[b].pcie_lanes);
-            // NVLink carries the edge alone, whatever PCIe beside it is like.
-            if pair.nvlink_mb > 0 {
-                (pair.nvlink_mb, 0, 0)
-            } else {
-                (0, pair.ancestor_rank, lanes)
-            }
-        };
-        let edges = members
-            .iter()
-            .flat_map(|&a| members.iter().map(move |&b| (a, b)));
+impl<'a> Ring<'a> {
+    fn new(edges: &'a Edges, set: GpuSet) -> Self {
         Self {
-            edges: edges.map(|(a, b)| edge(a, b)).collect(),
-            members,
+            edges,
+            members: set.iter().collect(),
         }
     }
 
+    /// The first of the best rings.
     fn exact(&self) -> Vec<usize> {
-        let mut weakest: Vec<Edge> = GpuSet::first(self.members.len())
-            .pairs()
-            .map(|(a, b)| self.edge(a, b))
-            .collect();
-        weakest.sort();
-        weakest.dedup();
-        // No ring is better than the second best edge of each GPU.
-        let bound = (0..self.members.len())
-            .map(|member| self.second_best(member))
-            .min();
-        weakest.retain(|edge| Some(*edge) <= bound);
-        // The first to be tried is the bound itself, which wiring as it is built nearly always gives.
-        if let Some(order) = weakest.last().and_then(|edge| self.through(*edge)) {
-            return order;
+        let best = self.best(0, self.bound());
+        let best = best.expect("a ring of any edges at all exists in a complete graph");
+        // In ascending order nothing comes before it.
+        let ascending: Vec<usize> = (0..self.members.len()).collect();
+        if self.weakest(&ascending) >= best {
+            return ascending;
         }
-        let possible = weakest.partition_point(|edge| self.through(*edge).is_some());
-        let best = possible
-            .checked_sub(1)
-            .and_then(|last| self.through(weakest[last]));
-        best.expect("a ring of any edges at all exists in a complete graph")
+        first_ring(&self.linked(best))
     }
 
-    /// The first ring whose edges are all at least `weakest`.
-    fn through(&self, weakest: Edge) -> Option<Vec<usize>> {
-        let count = self.members.len();
-        let linked: Vec<u32> = (0..count)
-            .map(|member| self.linked(member, weakest))
-            .collect();
-        let ends = ends(&linked);
-        let mut left = (1_u32 << count) - 2;
-        let mut order = vec![0];
-        while left != 0 {
-            let here = *order.last()?;
-            // GPUs linked to this one from which the rest can be walked back to the first.
-            let next = linked[here] & ends[(left >> 1) as usize];
-            if next == 0 {
-                return None;
-            }
-            order.push(next.trailing_zeros() as usize);
-            left &= !(1 << next.trailing_zeros());
+    /// The weakest edge of the best ring, if that is `least` or more; `bound` is what it is at most.
+    fn best(&self, least: Level, bound: Level) -> Option<Level> {
+        // The bound itself is what wiring as it is built nearly always gives.
+        if has_ring(&self.linked(bound)) {
+            return Some(bound);
         }
-        Some(order)
+        let (mut given, mut denied) = (least, bound);
+        if given >= denied || !has_ring(&self.linked(given)) {
+            return None;
+        }
+        while denied - given > 1 {
+            let middle = usize::midpoint(given, denied);
+            if has_ring(&self.linked(middle)) {
+                given = middle;
+            } else {
+                denied = middle;
+            }
+        }
+        // Levels between may belong to edges elsewhere on the machine.
+        Some(given)
     }
 
     fn nearest(&self) -> Vec<usize> {
         let mut order = vec![0];
         let mut left = GpuSet::first(self.members.len()).without(0);
         while let Some(here) = order.last().copied().filter(|_| !left.is_empty()) {
-            let lowest_first = |next: usize| (self.edge(here, next), usize::MAX - next);
+            let lowest_first = |next: usize| (self.level(here, next), usize::MAX - next);
             let next = left
                 .iter()
                 .max_by_key(|next| lowest_first(*next))
@@ -115,44 +156,113 @@ impl Ring {
         order
     }
 
-    fn edge(&self, a: usize, b: usize) -> Edge {
-        self.edges[a * self.members.len() + b]
+    fn weakest(&self, order: &[usize]) -> Level {
+        let around = order.iter().zip(order.iter().cycle().skip(1));
+        let levels = around.map(|(a, b)| self.level(*a, *b));
+        levels.min().unwrap_or_default()
     }
 
-    fn second_best(&self, member: usize) -> Edge {
-        let others = (0..self.members.len()).filter(|other| *other != member);
-        let mut edges: Vec<Edge> = others.map(|other| self.edge(member, other)).collect();
-        edges.sort();
-        edges[edges.len() - 2]
+    fn level(&self, a: usize, b: usize) -> Level {
+        self.edges.level(self.members[a], self.members[b])
     }
 
-    fn linked(&self, member: usize, weakest: Edge) -> u32 {
-        let others = (0..self.members.len()).filter(|other| *other != member);
-        others
-            .filter(|other| self.edge(member, *other) >= weakest)
-            .fold(0, |bits, other| bits | 1 << other)
+    /// No ring is better than the second best edge of each GPU; two GPUs have one edge only.
+    fn bound(&self) -> Level {
+        let count = self.members.len();
+        let second_best = |member: usize| {
+            let (mut best, mut second) = (0, 0);
+            for other in (0..count).filter(|other| *other != member) {
+                let level = self.level(member, other);
+                if level > best {
+                    (best, second) = (level, best);
+                } else if level > second {
+                    second = level;
+                }
+            }
+            if count == 2 { best } else { second }
+        };
+        (0..count).map(second_best).min().unwrap_or_default()
     }
+
+    /// For each member those with an edge of at least that level to it.
+    fn linked(&self, least: Level) -> Vec<u16> {
+        let count = self.members.len();
+        let row = |member: usize| {
+            let others = (0..count).filter(|other| *other != member);
+            others
+                .filter(|other| self.level(member, *other) >= least)
+                .fold(0, |bits, other| bits | 1 << other)
+        };
+        (0..count).map(row).collect()
+    }
+}
+
+/// Whether a ring goes through every member along the edges given.
+fn has_ring(linked: &[u16]) -> bool {
+    let count = linked.len();
+    let least_linked = linked.iter().map(|row| row.count_ones() as usize).min();
+    match least_linked {
+        Some(0 | 1) | None => false,
+        // Dirac 1952.
+        Some(least) if 2 * least >= count => true,
+        _ => is_connected(linked) && linked[0] & full_ends(linked) != 0,
+    }
+}
+
+fn is_connected(linked: &[u16]) -> bool {
+    let (mut reached, mut fresh) = (1_u16, 1_u16);
+    while fresh != 0 {
+        let next = linked[fresh.trailing_zeros() as usize];
+        fresh = (fresh & (fresh - 1)) | (next & !reached);
+        reached |= next;
+    }
+    reached.count_ones() as usize == linked.len()
+}
+
+/// Where a path through all members can end that begins beside the first.
+fn full_ends(linked: &[u16]) -> u16 {
+    let ends = ends(linked);
+    ends.last().copied().unwrap_or_default()
+}
+
+/// The lexicographically first ring; it must exist.
+fn first_ring(linked: &[u16]) -> Vec<usize> {
+    let ends = ends(linked);
+    let mut left = (1_usize << linked.len()) - 2;
+    let mut order = vec![0];
+    let mut here = 0;
+    while left != 0 {
+        // GPUs linked to this one from which the rest can be walked back to the first.
+        let next = linked[here] & ends[left >> 1];
+        here = next.trailing_zeros() as usize;
+        left &= !(1 << here);
+        order.push(here);
+    }
+    order
 }
 
 /// For each set of members but the first (bit `n` is member `n + 1`): those of it from which a path
 /// through the whole set ends beside the first (Bellman 1962, Held and Karp 1962).
-fn ends(linked: &[u32]) -> Vec<u32> {
+fn ends(linked: &[u16]) -> Vec<u16> {
     let others = linked.len() - 1;
-    let mut ends = vec![0_u32; 1 << others];
-    for set in 1..ends.len() {
+    let mut ends = vec![0_u16; 1 << others];
+    for other in 0..others {
+        ends[1 << other] = linked[0] & (2 << other);
+    }
+    for set in 3..ends.len() {
         let mut starts = 0;
-        for other in (0..others).filter(|other| set & (1 << other) != 0) {
-            let rest = set & !(1 << other);
-            let reaches = if rest == 0 {
-                linked[0] & (1 << (other + 1))
-            } else {
-                linked[other + 1] & ends[rest]
-            };
-            if reaches != 0 {
-                starts |= 1 << (other + 1);
+        let mut left = set;
+        while left != 0 {
+            let other = left.trailing_zeros();
+            left &= left - 1;
+            if linked[other as usize + 1] & ends[set & !(1 << other)] != 0 {
+                starts |= 2 << other;
             }
         }
-        ends[set] = starts;
+        // A single member's row was set before; sets of one are powers of two.
+        if !set.is_power_of_two() {
+            ends[set] = starts;
+        }
     }
     ends
 }

@@ -3,43 +3,75 @@
 //! Lexicographic over what the crate's documentation lists. Sets are visited in ascending order of
 //! their positions and only a strictly better one replaces the best, so ties go to the lowest.
 
-use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::cmp::{Ordering, Reverse};
+use std::ops::ControlFlow;
 
-use berth_topology::link::LinkClass;
-
-use crate::quality::{Bandwidth, weakest_link};
+use crate::criteria::{Criteria, Cut};
+use crate::packing::Packing;
+use crate::quality::Bandwidth;
 use crate::set::GpuSet;
+use crate::sets::Sets;
 use crate::shape::Shape;
 use crate::want::Rule;
 
-/// Sets tried one by one: all of any size on 16 GPUs (12,870 of 8), pairs and triples on 64.
-pub const SETS_MAX: u64 = 50_000;
 /// Several groups are weighed against each other up to this many free GPUs; above, groups are
 /// chosen one after the other.
 pub const JOINT_GPUS_MAX: usize = 16;
-/// Steps of one attempt to fit disjoint groups; none of the recorded machines needs a tenth of it.
-const PACK_STEPS_MAX: u32 = 500_000;
 
 /// One question to one shape.
 pub(crate) struct Search<'a> {
     shape: &'a Shape,
     rule: &'a Rule,
-    /// For each GPU those that may be in one group with it, itself included.
+    /// For each GPU those that may be in one group with it, itself included; empty where it can be
+    /// in none.
     together: Vec<GpuSet>,
+    /// For each GPU those that have the wished link to it, itself included.
+    wished: Vec<GpuSet>,
+    /// Whether groups of equal key are compared by what they leave behind.
+    looks_behind: bool,
+}
+
+/// What groups are chosen from.
+#[derive(Clone, Copy)]
+pub(crate) struct Room {
+    /// GPUs that would do.
+    pub(crate) free: GpuSet,
+    /// All free and usable ones: those that would not do stay behind too.
+    pub(crate) around: GpuSet,
 }
 
 /// What decides first, and what every group of a claim has at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Level {
+pub(crate) struct Level {
     meets_wish: bool,
     bandwidth: Bandwidth,
 }
 
-#[derive(Clone, Copy)]
-struct Candidate {
-    set: GpuSet,
+/// What a set is compared by, whatever is free around it. Greater is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
     level: Level,
+    place: Place,
+}
+
+/// Where it lies. Greater is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    numa_nodes: Option<Reverse<usize>>,
+    sockets: Option<Reverse<usize>>,
+    nic_rank: Option<u8>,
+}
+
+/// What it leaves behind. Greater is better.
+type Left = (u64, Reverse<Cut>);
+
+/// A group that would do.
+#[derive(Clone, Copy)]
+pub(crate) struct Candidate {
+    pub(crate) set: GpuSet,
+    key: Key,
+    /// Only computed where all before is equal.
+    left: Option<Left>,
 }
 
 /// The best that the worst of `group_count` groups can have with every usable GPU free.
@@ -48,8 +80,13 @@ pub(crate) fn best_bandwidth(
     group_size: usize,
     group_count: usize,
 ) -> Option<Bandwidth> {
-    let rule = Rule::of_size(group_size, group_count);
-    let groups = Search::new(shape, &rule).best_groups(shape.usable)?;
+    let rule = Rule {
+        counts_numa: false,
+        ..Rule::of_size(group_size, group_count)
+    };
+    let groups = Search::new(shape, &rule)
+        .by_key_only()
+        .best_groups(Room::only(shape.usable))?;
     groups.into_iter().map(|group| shape.bandwidth(group)).min()
 }
 
@@ -57,84 +94,103 @@ pub(crate) fn best_bandwidth(
 
 impl<'a> Search<'a> {
     pub(crate) fn new(shape: &'a Shape, rule: &'a Rule) -> Self {
-        let together = (0..shape.facts.gpus.len())
-            .map(|position| together(shape, rule, position))
-            .collect();
+        let gpus = 0..shape.facts.gpus.len();
+        let together = gpus.clone().map(|gpu| together(shape, rule, gpu));
+        let wished = gpus.clone().map(|gpu| shape.linked(gpu, rule.link_wished));
         Self {
             shape,
             rule,
-            together,
+            together: together.collect(),
+            wished: wished.collect(),
+            looks_behind: true,
         }
     }
 
+    /// Of groups with equal keys the lowest, whatever it leaves behind.
+    fn by_key_only(self) -> Self {
+        Self {
+            looks_behind: false,
+            ..self
+        }
+    }
+
+    /// Whether the requirements leave a way.
+    pub(crate) fn fits(self, free: GpuSet) -> bool {
+        self.by_key_only().best_groups(Room::only(free)).is_some()
+    }
+
     /// The groups in order, or `None` where the requirements leave no way.
-    pub(crate) fn best_groups(&self, free: GpuSet) -> Option<Vec<GpuSet>> {
-        if free.len() < self.rule.gpu_count() {
+    pub(crate) fn best_groups(&self, room: Room) -> Option<Vec<GpuSet>> {
+        if room.free.len() < self.rule.gpu_count() {
             return None;
         }
-        let one_by_one = self.one_by_one(free);
+        let one_by_one = self.one_by_one(room);
         let is_settled = one_by_one.as_ref().is_some_and(|groups| are_level(groups));
-        let is_joint = free.len() <= JOINT_GPUS_MAX && self.rule.group_count > 1;
+        let is_joint = room.free.len() <= JOINT_GPUS_MAX && self.rule.group_count > 1;
         let groups = if is_settled || !is_joint {
             one_by_one?
         } else {
-            self.jointly(free).or(one_by_one)?
+            self.jointly(room).or(one_by_one)?
         };
         Some(groups.into_iter().map(|group| group.set).collect())
     }
 
     /// Each group the best of what the ones before it left.
-    fn one_by_one(&self, free: GpuSet) -> Option<Vec<Candidate>> {
-        let mut left = free;
+    fn one_by_one(&self, mut room: Room) -> Option<Vec<Candidate>> {
         let mut groups = Vec::with_capacity(self.rule.group_count);
         for _ in 0..self.rule.group_count {
-            let group = self.best_group(left, &mut |_| true)?;
-            left = left.difference(group.set);
+            let group = self.best_group(room, &mut |_| true)?;
+            room = room.without(group.set);
             groups.push(group);
         }
         Some(groups)
     }
 
     /// The worst group as good as it can be; then each the best that leaves room for the others.
-    fn jointly(&self, free: GpuSet) -> Option<Vec<Candidate>> {
-        let candidates = self.candidates(free);
-        let mut levels: Vec<Level> = candidates.iter().map(|candidate| candidate.level).collect();
+    fn jointly(&self, mut room: Room) -> Option<Vec<Candidate>> {
+        let mut candidates = Vec::new();
+        self.each_alike(room.free, &mut |set| {
+            candidates.push((set, self.level(set)))
+        });
+        let mut levels: Vec<Level> = candidates.iter().map(|(_, level)| *level).collect();
         levels.sort();
         levels.dedup();
-        let packing = |level: Level| Packing::new(&candidates, level, self.rule.group_size);
-        let fits = |level: &Level| packing(*level).fits(free, self.rule.group_count);
+        let packing = |level: Level| {
+            let good_enough = candidates.iter().filter(|candidate| candidate.1 >= level);
+            Packing::new(good_enough.map(|(set, _)| *set), self.rule.group_size)
+        };
+        let fits = |level: &Level| packing(*level).fits(room.free, self.rule.group_count);
         let fitting = levels.partition_point(fits);
-        let mut packing = packing(*levels.get(fitting.checked_sub(1)?)?);
-        let mut left = free;
+        let level = *levels.get(fitting.checked_sub(1)?)?;
+        let mut packing = packing(level);
         let mut groups = Vec::with_capacity(self.rule.group_count);
         for missing in (0..self.rule.group_count).rev() {
-            let group = self.best_group(left, &mut |candidate| {
-                candidate.level >= packing.level
-                    && packing.fits(left.difference(candidate.set), missing)
+            let group = self.best_group(room, &mut |candidate| {
+                candidate.key.level >= level
+                    && packing.fits(room.free.difference(candidate.set), missing)
             })?;
-            left = left.difference(group.set);
+            room = room.without(group.set);
             groups.push(group);
         }
         Some(groups)
     }
 
-    fn candidates(&self, free: GpuSet) -> Vec<Candidate> {
-        let mut candidates = Vec::new();
-        self.each_group(free, &mut |set| candidates.push(self.candidate(set)));
-        candidates
-    }
-
-    /// The best group in `free` that is `acceptable`.
+    /// The best group in the room that is `acceptable`.
     fn best_group(
         &self,
-        free: GpuSet,
+        room: Room,
         acceptable: &mut dyn FnMut(Candidate) -> bool,
     ) -> Option<Candidate> {
         let mut best: Option<Candidate> = None;
-        self.each_group(free, &mut |set| {
-            let candidate = self.candidate(set);
-            let is_better =
-                best.is_none_or(|best| self.compare(candidate, best, free) == Ordering::Greater);
+        self.each(room.free, &mut |set| {
+            let rival = best.map(|best| best.key);
+            let Some(mut candidate) = self.candidate_if(set, rival) else {
+                return;
+            };
+            let is_better = match &mut best {
+                Some(best) => self.compare(&mut candidate, best, room) == Ordering::Greater,
+                None => true,
+            };
             if is_better && acceptable(candidate) {
                 best = Some(candidate);
             }
@@ -142,100 +198,156 @@ impl<'a> Search<'a> {
         best
     }
 
-    fn candidate(&self, set: GpuSet) -> Candidate {
-        let wished = self.rule.link_wished;
-        let meets = || weakest_link(&self.shape.facts, set).is_none_or(|weakest| weakest >= wished);
-        let meets_wish = wished == LinkClass::Any || meets();
-        Candidate {
-            set,
-            level: Level {
-                meets_wish,
-                bandwidth: self.shape.bandwidth(set),
-            },
+    /// The best `limit` groups, best first, each with all that it is judged by.
+    pub(crate) fn ranked(&self, room: Room, limit: usize) -> Vec<Criteria> {
+        let mut candidates = Vec::new();
+        self.each_alike(room.free, &mut |set| candidates.push(self.candidate(set)));
+        candidates.sort_by(|one, other| other.key.cmp(&one.key));
+        // What is left behind is computed for those only that can still be among the first.
+        let last = candidates.get(limit.saturating_sub(1)).map(|last| last.key);
+        let rest = last.map_or(candidates.len(), |last| {
+            candidates.partition_point(|candidate| candidate.key >= last)
+        });
+        candidates.truncate(rest);
+        let mut ranked: Vec<Criteria> = candidates
+            .iter()
+            .map(|candidate| self.criteria(candidate, room))
+            .collect();
+        ranked.sort_by(|one, other| other.cmp(one));
+        ranked.truncate(limit);
+        ranked
+    }
+
+    fn criteria(&self, candidate: &Candidate, room: Room) -> Criteria {
+        let (future, Reverse(cut)) = self.left(candidate.set, room);
+        Criteria {
+            meets_wish: candidate.key.level.meets_wish,
+            bandwidth: candidate.key.level.bandwidth,
+            numa_nodes: candidate.key.place.numa_nodes.map(|Reverse(count)| count),
+            sockets: candidate.key.place.sockets.map(|Reverse(count)| count),
+            nic_rank: candidate.key.place.nic_rank,
+            future,
+            cut,
+            set: candidate.set,
         }
     }
 
-    /// Greater is better. Later criteria are only computed where the earlier ones are equal.
-    fn compare(&self, one: Candidate, other: Candidate, free: GpuSet) -> Ordering {
-        let numa = || match self.rule.counts_numa {
-            true => self
-                .shape
-                .numa_count(other.set)
-                .cmp(&self.shape.numa_count(one.set)),
-            false => Ordering::Equal,
+    fn candidate(&self, set: GpuSet) -> Candidate {
+        let candidate = self.candidate_if(set, None);
+        candidate.expect("without a rival everything is good enough")
+    }
+
+    /// The candidate, unless its key is less than that of its `rival`.
+    fn candidate_if(&self, set: GpuSet, rival: Option<Key>) -> Option<Candidate> {
+        let meets_wish = self.meets_wish(set);
+        let numa_nodes = || Reverse(self.shape.numa_count(set));
+        let sockets = || Reverse(self.shape.socket_count(set));
+        let place = Place {
+            numa_nodes: self.rule.counts_numa.then(numa_nodes),
+            sockets: self.rule.counts_numa.then(sockets),
+            nic_rank: self.rule.counts_nic.then(|| self.nic_rank(set)),
         };
-        let nic = || match self.rule.counts_nic {
-            true => self.nic_rank(one.set).cmp(&self.nic_rank(other.set)),
-            false => Ordering::Equal,
+        let key = |bandwidth| Key {
+            level: Level {
+                meets_wish,
+                bandwidth,
+            },
+            place,
         };
-        let cut_off = || {
-            self.cut_off(other.set, free)
-                .cmp(&self.cut_off(one.set, free))
-        };
-        one.level
-            .cmp(&other.level)
-            .then_with(numa)
-            .then_with(nic)
-            .then_with(cut_off)
+        let is_enough = |bandwidth| rival.is_none_or(|rival| key(bandwidth) >= rival);
+        Some(Candidate {
+            set,
+            key: key(self.shape.bandwidth_if(set, &is_enough)?),
+            left: None,
+        })
+    }
+
+    fn level(&self, set: GpuSet) -> Level {
+        Level {
+            meets_wish: self.meets_wish(set),
+            bandwidth: self.shape.bandwidth(set),
+        }
+    }
+
+    fn meets_wish(&self, set: GpuSet) -> bool {
+        set.iter().all(|gpu| set.is_subset(self.wished[gpu]))
+    }
+
+    /// Greater is better. What is left behind is only computed where all before is equal.
+    fn compare(&self, one: &mut Candidate, other: &mut Candidate, room: Room) -> Ordering {
+        let by_key = one.key.cmp(&other.key);
+        if !self.looks_behind {
+            return by_key;
+        }
+        by_key.then_with(|| {
+            let left = |candidate: &mut Candidate| {
+                let set = candidate.set;
+                *candidate.left.get_or_insert_with(|| self.left(set, room))
+            };
+            left(one).cmp(&left(other))
+        })
+    }
+
+    fn left(&self, set: GpuSet, room: Room) -> Left {
+        let left = room.around.difference(set);
+        let worth = self.shape.worth(left, room.around);
+        (worth, Reverse(self.cut(set, left)))
     }
 
     /// Of the GPU that is farthest from an RDMA card.
-    fn nic_rank(&self, set: GpuSet) -> Option<u8> {
-        set.iter()
-            .map(|position| self.shape.facts.gpus[position].nic_rank)
-            .min()
+    fn nic_rank(&self, set: GpuSet) -> u8 {
+        let ranks = set
+            .iter()
+            .map(|position| self.shape.facts.gpus[position].nic_rank);
+        ranks.min().unwrap_or_default()
     }
 
-    /// What lies between `set` and the GPUs that stay free: NVLink, then closeness over PCIe where
-    /// there is no NVLink, then neighbours on a NUMA node.
-    fn cut_off(&self, set: GpuSet, free: GpuSet) -> (u64, u64, usize) {
-        let left = free.difference(set);
-        let mut cut = (0, 0, 0);
+    fn cut(&self, set: GpuSet, left: GpuSet) -> Cut {
+        let mut cut = Cut::default();
         for a in set.iter() {
-            cut.2 += self.shape.same_numa[a].intersection(left).len();
+            cut.numa_neighbours += self.shape.same_numa[a].intersection(left).len();
             for b in left.iter() {
                 let pair = self.shape.facts.pair(a, b);
-                cut.0 += u64::from(pair.nvlink_mb);
-                cut.1 += if pair.nvlink_mb == 0 {
-                    u64::from(pair.ancestor_rank)
-                } else {
-                    0
-                };
+                cut.nvlink_mb_per_second += u64::from(pair.nvlink_mb);
+                if pair.nvlink_mb == 0 {
+                    cut.pcie += u64::from(pair.ancestor_rank);
+                }
             }
         }
         cut
     }
 
-    /// Calls `visit` with every group that meets the requirements, ascending; with those grown from
-    /// each GPU where there are too many.
-    fn each_group(&self, free: GpuSet, visit: &mut dyn FnMut(GpuSet)) {
+    /// Calls `visit` with every group that meets the requirements, ascending, of groups that differ
+    /// by twins one; with those grown from each GPU where there are too many.
+    fn each(&self, free: GpuSet, visit: &mut dyn FnMut(GpuSet)) {
+        self.each_of(free, &self.shape.twins, visit);
+    }
+
+    /// As [`Self::each`], with all that differ by twins.
+    fn each_alike(&self, free: GpuSet, visit: &mut dyn FnMut(GpuSet)) {
+        self.each_of(free, &self.shape.alone, visit);
+    }
+
+    fn each_of(&self, free: GpuSet, twins: &[GpuSet], visit: &mut dyn FnMut(GpuSet)) {
         let free: GpuSet = free
             .iter()
             .filter(|position| self.together[*position].contains(*position))
             .collect();
-        if combinations(free.len(), self.rule.group_size) <= SETS_MAX {
-            self.extend(GpuSet::EMPTY, free, self.rule.group_size, visit);
+        let sets = Sets {
+            from: free,
+            size: self.rule.group_size,
+            twins,
+            together: &self.together,
+        };
+        if sets.are_few() {
+            let _ = sets.each(&mut |set| {
+                visit(set);
+                ControlFlow::Continue(())
+            });
         } else {
             free.iter()
                 .filter_map(|seed| self.grow(seed, free))
                 .for_each(visit);
-        }
-    }
-
-    fn extend(&self, chosen: GpuSet, from: GpuSet, missing: usize, visit: &mut dyn FnMut(GpuSet)) {
-        if missing == 0 {
-            return visit(chosen);
-        }
-        let mut rest = from;
-        while rest.len() >= missing {
-            let Some(next) = rest.lowest() else { return };
-            rest = rest.without(next);
-            self.extend(
-                chosen.with(next),
-                rest.intersection(self.together[next]),
-                missing - 1,
-                visit,
-            );
         }
     }
 
@@ -244,8 +356,7 @@ impl<'a> Search<'a> {
         let mut from = free.without(seed).intersection(self.together[seed]);
         while set.len() < self.rule.group_size {
             // Of equal ones the lowest: `max_by_key` keeps the last.
-            let lowest_first =
-                |next: usize| (self.candidate(set.with(next)).level, usize::MAX - next);
+            let lowest_first = |next: usize| (self.level(set.with(next)), usize::MAX - next);
             let next = from.iter().max_by_key(|next| lowest_first(*next))?;
             set = set.with(next);
             from = from.without(next).intersection(self.together[next]);
@@ -268,83 +379,22 @@ fn together(shape: &Shape, rule: &Rule, position: usize) -> GpuSet {
 }
 
 fn are_level(groups: &[Candidate]) -> bool {
-    groups.iter().all(|group| group.level == groups[0].level)
+    let level = |group: &Candidate| group.key.level;
+    groups.iter().all(|group| level(group) == level(&groups[0]))
 }
 
-/// Ways to choose `size` of `count`, or `u64::MAX` where they are more than that holds.
-fn combinations(count: usize, size: usize) -> u64 {
-    let size = size.min(count.saturating_sub(size));
-    let mut ways: u64 = 1;
-    for step in 0..size {
-        let (factor, divisor) = ((count - step) as u64, (step + 1) as u64);
-        let Some(product) = ways.checked_mul(factor) else {
-            return u64::MAX;
-        };
-        ways = product / divisor;
+// === impl Room ===
+
+impl Room {
+    /// Where every free GPU would do.
+    pub(crate) fn only(free: GpuSet) -> Self {
+        Self { free, around: free }
     }
-    ways
-}
 
-/// How many disjoint groups of at least one level fit.
-struct Packing {
-    level: Level,
-    group_size: usize,
-    /// By their lowest position.
-    groups: HashMap<usize, Vec<GpuSet>>,
-    most: HashMap<GpuSet, usize>,
-    steps_left: u32,
-}
-
-// === impl Packing ===
-
-impl Packing {
-    fn new(candidates: &[Candidate], level: Level, group_size: usize) -> Self {
-        let mut groups: HashMap<usize, Vec<GpuSet>> = HashMap::new();
-        for candidate in candidates
-            .iter()
-            .filter(|candidate| candidate.level >= level)
-        {
-            groups
-                .entry(candidate.set.lowest().unwrap_or_default())
-                .or_default()
-                .push(candidate.set);
-        }
+    fn without(self, taken: GpuSet) -> Self {
         Self {
-            level,
-            group_size,
-            groups,
-            most: HashMap::new(),
-            steps_left: PACK_STEPS_MAX,
+            free: self.free.difference(taken),
+            around: self.around.difference(taken),
         }
-    }
-
-    /// Whether `count` groups fit into `free`; no where the steps run out first.
-    fn fits(&mut self, free: GpuSet, count: usize) -> bool {
-        self.most(free) >= count
-    }
-
-    fn most(&mut self, free: GpuSet) -> usize {
-        let bound = free.len() / self.group_size;
-        let Some(lowest) = free.lowest().filter(|_| bound > 0 && self.steps_left > 0) else {
-            return 0;
-        };
-        if let Some(most) = self.most.get(&free) {
-            return *most;
-        }
-        self.steps_left -= 1;
-        let mut most = 0;
-        for group in self.groups.get(&lowest).cloned().unwrap_or_default() {
-            if most == bound {
-                break;
-            }
-            if group.is_subset(free) {
-                most = most.max(1 + self.most(free.difference(group)));
-            }
-        }
-        if most < bound {
-            most = most.max(self.most(free.without(lowest)));
-        }
-        self.most.insert(free, most);
-        most
     }
 }

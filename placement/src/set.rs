@@ -1,5 +1,6 @@
 //! Sets of GPUs of one machine, by position.
 
+use std::cmp::Ordering;
 use std::fmt;
 
 /// Most GPUs of one machine that placement looks at: a set is one machine word. The largest
@@ -122,6 +123,18 @@ impl GpuSet {
         })
     }
 
+    /// Compares position by position, ascending: of two sets of one size the lesser holds the lowest
+    /// position that only one of them has.
+    pub(crate) fn cmp_positions(self, other: Self) -> Ordering {
+        let differing = self.0 ^ other.0;
+        let lowest = differing & differing.wrapping_neg();
+        match (differing, self.0 & lowest) {
+            (0, _) => Ordering::Equal,
+            (_, 0) => Ordering::Greater,
+            _ => Ordering::Less,
+        }
+    }
+
     /// Every two different positions, the lower first.
     pub(crate) fn pairs(self) -> impl Iterator<Item = (usize, usize)> {
         self.iter().flat_map(move |a| {
@@ -153,6 +166,14 @@ mod tests {
         assert_eq!(set.iter().collect::<Vec<_>>(), [0, 5, 63]);
         assert_eq!(set.len(), 3);
         assert_eq!(set.pairs().collect::<Vec<_>>(), [(0, 5), (0, 63), (5, 63)]);
+    }
+
+    #[test]
+    fn sets_compare_by_their_lowest_positions() {
+        let set = |positions: &[usize]| -> GpuSet { positions.iter().copied().collect() };
+        assert_eq!(set(&[0, 9]).cmp_positions(set(&[1, 2])), Ordering::Less);
+        assert_eq!(set(&[0, 3]).cmp_positions(set(&[0, 2])), Ordering::Greater);
+        assert_eq!(set(&[4, 5]).cmp_positions(set(&[4, 5])), Ordering::Equal);
     }
 
     #[test]

@@ -12,10 +12,14 @@ use berth_topology::link::{Link, LinkClass, Path};
 use berth_topology::nic::Nic;
 use berth_topology::node::Status;
 
+use crate::future::{self, Future};
 use crate::memo::Memo;
-use crate::quality::Bandwidth;
+use crate::mix::Mix;
+use crate::quality::{Bandwidth, bandwidth_if};
+use crate::ring::{Edge, Edges};
 use crate::search;
 use crate::set::{GPUS_MAX, GpuSet};
+use crate::socket::Sockets;
 
 /// Machines up to this many GPUs have the bandwidth of every set computed beforehand: 256 of them.
 const TABLE_GPUS_MAX: usize = 8;
@@ -24,15 +28,25 @@ const TABLE_GPUS_MAX: usize = 8;
 #[derive(Debug)]
 pub struct Shape {
     pub(crate) facts: Arc<Facts>,
+    pub(crate) edges: Edges,
     /// Healthy enough, whole and not shared.
     pub(crate) usable: GpuSet,
     /// Shared or partitioned.
     pub(crate) shared: GpuSet,
     /// For each GPU those of its NUMA node, itself included; only itself when unknown.
     pub(crate) same_numa: Vec<GpuSet>,
+    /// For each GPU those that can be swapped with it without changing anything, itself included.
+    pub(crate) twins: Vec<GpuSet>,
+    /// As `twins`, for who needs every set: each GPU itself.
+    pub(crate) alone: Vec<GpuSet>,
     pub(crate) memo: Memo,
+    /// What is expected to be asked for next.
+    mix: Mix,
+    future: OnceLock<Future>,
     /// GPUs of each NUMA node, and of an unknown one.
     by_numa: Vec<GpuSet>,
+    /// GPUs of each socket, and of an unknown one.
+    by_socket: Vec<GpuSet>,
     /// By set, for small machines; else empty.
     table: Vec<Bandwidth>,
     /// By group size - 1, then by group count - 1.
@@ -46,6 +60,8 @@ pub(crate) struct Facts {
     pub(crate) numa: Vec<NumaFacts>,
     /// Row-major, one for each two positions.
     pairs: Vec<Pair>,
+    /// For each GPU those with NVLink to it.
+    nvlinked: Vec<GpuSet>,
 }
 
 /// One GPU.
@@ -55,6 +71,8 @@ pub(crate) struct GpuFacts {
     pub(crate) model: String,
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) numa: Option<NumaId>,
+    /// The lowest NUMA node of its socket.
+    pub(crate) socket: Option<NumaId>,
     /// Local CPUs less those that the kubelet reserves.
     pub(crate) cpus: Option<CpuList>,
     /// PCIe generation × width, 0 when unknown.
@@ -87,21 +105,30 @@ pub(crate) struct Pair {
 // === impl Shape ===
 
 impl Shape {
-    pub(crate) fn new(facts: Arc<Facts>) -> Self {
+    pub(crate) fn new(facts: Arc<Facts>, mix: Mix) -> Self {
         let positions = |is: fn(&GpuFacts) -> bool| -> GpuSet {
             let matching = facts.gpus.iter().enumerate().filter(|(_, gpu)| is(gpu));
             matching.map(|(position, _)| position).collect()
         };
         let count = facts.gpus.len();
+        let edges = Edges::new(&facts);
         Self {
             usable: positions(|gpu| gpu.is_usable && !gpu.is_shared),
             shared: positions(|gpu| gpu.is_usable && gpu.is_shared),
             same_numa: (0..count)
                 .map(|position| facts.same_numa(position))
                 .collect(),
-            by_numa: facts.by_numa(),
+            by_numa: facts.grouped_by(|gpu| gpu.numa),
+            by_socket: facts.grouped_by(|gpu| gpu.socket),
+            twins: (0..count).map(|position| facts.twins(position)).collect(),
+            alone: (0..count)
+                .map(|position| GpuSet::EMPTY.with(position))
+                .collect(),
+            mix,
+            future: OnceLock::new(),
             memo: Memo::default(),
-            table: table(&facts),
+            table: table(&facts, &edges),
+            edges,
             best: (1..=count)
                 .map(|size| vec![OnceLock::new(); count / size])
                 .collect(),
@@ -110,12 +137,21 @@ impl Shape {
     }
 
     pub(crate) fn bandwidth(&self, set: GpuSet) -> Bandwidth {
-        let listed = usize::try_from(set.bits())
-            .ok()
-            .and_then(|bits| self.table.get(bits));
-        listed
-            .copied()
-            .unwrap_or_else(|| Bandwidth::of(&self.facts, set))
+        let bandwidth = self.bandwidth_if(set, &|_| true);
+        bandwidth.expect("any bandwidth is enough")
+    }
+
+    /// What `set` has, where that `is_enough`; see [`bandwidth_if`].
+    pub(crate) fn bandwidth_if(
+        &self,
+        set: GpuSet,
+        is_enough: &impl Fn(Bandwidth) -> bool,
+    ) -> Option<Bandwidth> {
+        let bits = usize::try_from(set.bits()).ok();
+        match bits.and_then(|bits| self.table.get(bits)) {
+            Some(listed) => Some(*listed).filter(|bandwidth| is_enough(*bandwidth)),
+            None => bandwidth_if(&self.facts, &self.edges, set, is_enough),
+        }
     }
 
     /// NUMA nodes that `set` spans; GPUs of an unknown one count as one more.
@@ -124,6 +160,52 @@ impl Shape {
             .iter()
             .filter(|of_node| of_node.meets(set))
             .count()
+    }
+
+    /// Sockets that `set` spans; GPUs of an unknown one count as one more.
+    pub(crate) fn socket_count(&self, set: GpuSet) -> usize {
+        self.by_socket
+            .iter()
+            .filter(|of_socket| of_socket.meets(set))
+            .count()
+    }
+
+    /// The lowest set that becomes `set` when twins are swapped, whether they are in it or not.
+    pub(crate) fn lowest_alike(&self, set: GpuSet) -> GpuSet {
+        let mut lowest = GpuSet::EMPTY;
+        let mut left = GpuSet::first(self.facts.gpus.len());
+        while let Some(gpu) = left.lowest() {
+            let twins = self.twins[gpu];
+            left = left.difference(twins);
+            let count = twins.intersection(set).len();
+            lowest = lowest.union(twins.iter().take(count).collect());
+        }
+        lowest
+    }
+
+    /// Usable GPUs of each NUMA node.
+    pub(crate) fn usable_by_numa(&self) -> Vec<usize> {
+        self.by_numa
+            .iter()
+            .map(|of_node| of_node.intersection(self.usable).len())
+            .collect()
+    }
+
+    /// What is possible with the usable GPUs of `free`, which are some of `around`: weight ×
+    /// thousandths, summed over the mix.
+    pub(crate) fn worth(&self, free: GpuSet, around: GpuSet) -> u64 {
+        let future = self.future.get_or_init(|| Future::new(self, &self.mix));
+        future.worth(
+            self,
+            free.intersection(self.usable),
+            around.intersection(self.usable),
+        )
+    }
+
+    /// 0..=10: what stays possible in `free` without `taken`, in tenths of what was.
+    pub(crate) fn future(&self, free: GpuSet, taken: GpuSet) -> u8 {
+        let before = self.worth(free, free);
+        future::tenths(self.worth(free.difference(taken), free), before)
     }
 
     /// What the worst of that many groups has at best when every usable GPU is free.
@@ -145,12 +227,12 @@ impl Shape {
     }
 }
 
-fn table(facts: &Facts) -> Vec<Bandwidth> {
+fn table(facts: &Facts, edges: &Edges) -> Vec<Bandwidth> {
     if facts.gpus.len() > TABLE_GPUS_MAX {
         return Vec::new();
     }
     (0..1_u64 << facts.gpus.len())
-        .map(|bits| Bandwidth::of(facts, GpuSet::from_bits(bits)))
+        .filter_map(|bits| bandwidth_if(facts, edges, GpuSet::from_bits(bits), &|_| true))
         .collect()
 }
 
@@ -164,19 +246,56 @@ impl Facts {
             .enumerate()
             .map(|(position, uuid)| (uuid, position))
             .collect();
+        let sockets = Sockets::read(&status.numa);
         let mut facts = Self {
             gpus: uuids
                 .iter()
                 .filter_map(|uuid| status.gpu(uuid))
-                .map(|gpu| gpu_facts(status, gpu))
+                .map(|gpu| gpu_facts(status, &sockets, gpu))
                 .collect(),
             numa: numa_facts(status),
             pairs: pairs(&status.links, &by_uuid),
+            nvlinked: Vec::new(),
         };
         for (position, uuid) in uuids.iter().enumerate() {
             facts.gpus[position].nvlink_mb = facts.budget(position, status.gpu(uuid));
         }
-        facts
+        facts.without_budgetless_nvlinks()
+    }
+
+    /// A GPU that says it has no NVLink lanes is in no NVLink pair, whatever the pair says.
+    fn without_budgetless_nvlinks(mut self) -> Self {
+        let count = self.gpus.len();
+        for (cell, pair) in self.pairs.iter_mut().enumerate() {
+            let (a, b) = (&self.gpus[cell / count], &self.gpus[cell % count]);
+            if a.nvlink_mb == 0 || b.nvlink_mb == 0 {
+                pair.nvlink_mb = 0;
+            }
+        }
+        let joined = |a: usize| (0..count).filter(move |b| *b != a);
+        let nvlinked = |a: usize| {
+            joined(a)
+                .filter(|b| self.pair(a, *b).nvlink_mb > 0)
+                .collect()
+        };
+        self.nvlinked = (0..count).map(nvlinked).collect();
+        self
+    }
+
+    /// What the edge between the two is worth to a ring.
+    pub(crate) fn edge(&self, a: usize, b: usize) -> Edge {
+        let pair = self.pair(a, b);
+        let lanes = self.gpus[a].pcie_lanes.min(self.gpus[b].pcie_lanes);
+        if pair.nvlink_mb > 0 {
+            (pair.nvlink_mb, 0, 0)
+        } else {
+            (0, pair.ancestor_rank, lanes)
+        }
+    }
+
+    /// GPUs that have NVLink to the one at `position`.
+    pub(crate) fn nvlinked(&self, position: usize) -> GpuSet {
+        self.nvlinked[position]
     }
 
     pub(crate) fn pair(&self, a: usize, b: usize) -> Pair {
@@ -204,13 +323,44 @@ impl Facts {
             .collect()
     }
 
-    fn by_numa(&self) -> Vec<GpuSet> {
-        let mut by_numa: BTreeMap<Option<NumaId>, GpuSet> = BTreeMap::new();
+    /// GPUs of each place, and of an unknown one.
+    fn grouped_by(&self, place: fn(&GpuFacts) -> Option<NumaId>) -> Vec<GpuSet> {
+        let mut groups: BTreeMap<Option<NumaId>, GpuSet> = BTreeMap::new();
         for (position, gpu) in self.gpus.iter().enumerate() {
-            let of_node = by_numa.entry(gpu.numa).or_default();
-            *of_node = of_node.with(position);
+            let group = groups.entry(place(gpu)).or_default();
+            *group = group.with(position);
         }
-        by_numa.into_values().collect()
+        groups.into_values().collect()
+    }
+
+    fn twins(&self, position: usize) -> GpuSet {
+        (0..self.gpus.len())
+            .filter(|other| self.are_twins(position, *other))
+            .collect()
+    }
+
+    /// Whether nothing that sets are compared by changes when the two are swapped.
+    fn are_twins(&self, a: usize, b: usize) -> bool {
+        let others = || (0..self.gpus.len()).filter(|other| *other != a && *other != b);
+        self.gpus[a].is_alike(&self.gpus[b])
+            && others().all(|other| self.pair(a, other) == self.pair(b, other))
+    }
+}
+
+// === impl GpuFacts ===
+
+impl GpuFacts {
+    fn is_alike(&self, other: &Self) -> bool {
+        let read = |gpu: &Self| {
+            (
+                gpu.numa,
+                gpu.socket,
+                gpu.pcie_lanes,
+                gpu.nvlink_mb,
+                gpu.nic_rank,
+            )
+        };
+        read(self) == read(other)
     }
 }
 
@@ -259,7 +409,7 @@ pub(crate) fn positions(status: &Status) -> Vec<GpuUuid> {
         .collect()
 }
 
-fn gpu_facts(status: &Status, gpu: &Gpu) -> GpuFacts {
+fn gpu_facts(status: &Status, sockets: &Sockets, gpu: &Gpu) -> GpuFacts {
     let pcie = gpu
         .pcie
         .as_ref()
@@ -269,6 +419,7 @@ fn gpu_facts(status: &Status, gpu: &Gpu) -> GpuFacts {
         model: gpu.model.clone(),
         memory_bytes: gpu.memory_bytes,
         numa: gpu.numa_node,
+        socket: gpu.numa_node.map(|node| sockets.of(node)),
         cpus: local_cpus(status, gpu).map(|cpus| unreserved(status, cpus)),
         pcie_lanes: pcie.unwrap_or_default(),
         nvlink_mb: 0,

@@ -7,6 +7,7 @@
 
 mod brute;
 mod cpus;
+mod graphs;
 mod machines;
 mod optimal;
 mod pods;

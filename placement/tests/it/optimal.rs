@@ -1,12 +1,13 @@
 //! On random machines, what placement answers is what brute force finds.
 
-use berth_placement::{GpuSet, Machine, Placement, Refusal, Shapes, place};
-use berth_topology::claim::{GpuClaim, LinkPolicy, NumaPolicy};
+use berth_placement::{GpuSet, Machine, Placement, Refusal, Shapes, place, ranked};
+use berth_topology::claim::{GpuClaim, LinkPolicy, NicPolicy, NumaPolicy};
 use berth_topology::link::LinkClass;
 use berth_topology::node::Status;
 use proptest::prelude::*;
 
-use crate::brute;
+use crate::brute::{self, Brute};
+use crate::graphs::{Seeded, graph};
 use crate::wiring::{any_machine, uuid};
 
 fn any_claim() -> impl Strategy<Value = GpuClaim> {
@@ -30,6 +31,27 @@ fn any_claim() -> impl Strategy<Value = GpuClaim> {
     })
 }
 
+/// Any claim for one group.
+fn seeded_claim(seeded: &mut Seeded, count_max: usize) -> GpuClaim {
+    let link = [LinkClass::NvLink, LinkClass::Switch, LinkClass::Numa];
+    GpuClaim {
+        link: if seeded.one_in(3) {
+            seeded.pick(&link)
+        } else {
+            LinkClass::Any
+        },
+        link_policy: seeded.pick(&[LinkPolicy::Prefer, LinkPolicy::Prefer, LinkPolicy::Require]),
+        numa: seeded.pick(&[
+            NumaPolicy::Prefer,
+            NumaPolicy::Prefer,
+            NumaPolicy::Single,
+            NumaPolicy::Any,
+        ]),
+        nic: seeded.pick(&[NicPolicy::Any, NicPolicy::Near]),
+        ..GpuClaim::of_count(1 + seeded.below(count_max))
+    }
+}
+
 fn positions(placement: &Placement) -> Vec<usize> {
     placement
         .gpus
@@ -38,39 +60,131 @@ fn positions(placement: &Placement) -> Vec<usize> {
         .collect()
 }
 
-fn worst(status: &Status, placement: &Placement, size: usize) -> brute::Bandwidth {
+/// Set, ring, bandwidth and what stays possible are what brute force finds.
+#[track_caller]
+fn check(what: &str, brute: &Brute, machine: &Machine, free: u32, claim: &GpuClaim) {
+    let answer = place(machine, GpuSet::from_bits(free.into()), claim);
+    let expected = brute.best(free, claim);
+    let told = || {
+        format!(
+            "{what}, free {:?}, {claim:?}: {answer:?}",
+            brute::members(free)
+        )
+    };
+    let order = expected.as_ref().map(|best| &best.order);
+    let given = answer.as_ref().ok().map(positions_of(machine));
+    assert_eq!(given.as_ref(), order, "{}", told());
+    if let (Ok(placement), Some(best)) = (&answer, &expected) {
+        let gb = (best.bandwidth.0 == 2).then(|| best.bandwidth.1 as f64 / 1_000.0);
+        assert_eq!(placement.gb_per_second, gb, "{}", told());
+        let taken = best.order.iter().fold(0, |bits, gpu| bits | 1_u32 << gpu);
+        let free = free & u32::try_from(machine.usable().bits()).unwrap();
+        let (before, after) = (brute.possible(free), brute.possible(free & !taken));
+        assert_eq!(
+            u64::from(placement.future),
+            10 * after / before,
+            "{}",
+            told()
+        );
+    }
+}
+
+fn positions_of(machine: &Machine) -> impl Fn(&Placement) -> Vec<usize> {
+    |placement| {
+        let positions = placement
+            .gpus
+            .iter()
+            .filter_map(|gpu| machine.position(gpu));
+        positions.collect()
+    }
+}
+
+#[test]
+fn on_ten_thousand_machines_of_up_to_eight_the_best_is_found() {
+    for seed in 0..10_000 {
+        let status = graph(seed, 1, 8);
+        let (brute, machine) = (Brute::new(&status), Machine::new(&status));
+        let mut seeded = Seeded(!seed);
+        for _ in 0..4 {
+            let claim = seeded_claim(&mut seeded, 8);
+            let free = if seeded.one_in(2) {
+                brute.all()
+            } else {
+                seeded.bits(brute.all())
+            };
+            check(&format!("seed {seed}"), &brute, &machine, free, &claim);
+        }
+    }
+}
+
+#[test]
+fn on_two_hundred_machines_of_nine_to_sixteen_the_best_is_found() {
+    for seed in 0..200 {
+        let status = graph(seed, 9, 16);
+        let (brute, machine) = (Brute::new(&status), Machine::new(&status));
+        let mut seeded = Seeded(!seed);
+        for free in [brute.all(), seeded.bits(brute.all())] {
+            let claim = seeded_claim(&mut seeded, 16);
+            check(&format!("seed {seed}"), &brute, &machine, free, &claim);
+        }
+    }
+}
+
+#[test]
+fn rings_by_subsets_are_the_rings_by_orders() {
+    for seed in 0..300 {
+        let brute = Brute::new(&graph(seed, 4, 8));
+        for set in (1..=brute.all()).filter(|set| set.count_ones() >= 3) {
+            let of = brute::members(set);
+            let order = brute.ring_by_orders(&of);
+            assert_eq!(brute.ring_by_subsets(&of), order, "seed {seed}");
+            assert_eq!(
+                brute.ring_weakest(set),
+                brute.weakest(&order),
+                "seed {seed}"
+            );
+        }
+    }
+}
+
+#[test]
+fn ranked_sets_are_all_there_are_in_the_order_of_the_objective() {
+    for seed in 0..500 {
+        let status = graph(seed, 1, 8);
+        let (brute, machine) = (Brute::new(&status), Machine::new(&status));
+        let mut seeded = Seeded(!seed);
+        let claim = seeded_claim(&mut seeded, 4);
+        let free = seeded.bits(brute.all());
+        let limit = 1 + seeded.below(40);
+        let expected: Vec<u64> = brute
+            .ranked(free, &claim)
+            .into_iter()
+            .take(limit)
+            .map(u64::from)
+            .collect();
+        let answer = ranked(&machine, GpuSet::from_bits(free.into()), &claim, limit);
+        let found = answer.unwrap_or_default();
+        let sets: Vec<u64> = found.iter().map(|ranked| ranked.set.bits()).collect();
+        assert_eq!(sets, expected, "seed {seed}, {claim:?}");
+        for pair in found.windows(2) {
+            assert!(pair[0].criteria > pair[1].criteria, "seed {seed}: {pair:?}");
+            assert_ne!(pair[0].criteria.decided_by(&pair[1].criteria), "same set");
+        }
+    }
+}
+
+fn worst(brute: &Brute, placement: &Placement, size: usize) -> brute::Bandwidth {
     let groups = positions(placement);
+    let group = |group: &[usize]| group.iter().fold(0, |bits, gpu| bits | 1_u32 << gpu);
     groups
         .chunks(size)
-        .map(|group| {
-            let mut set = group.to_vec();
-            set.sort_unstable();
-            brute::bandwidth(status, &set)
-        })
+        .map(|gpus| brute.bandwidth(group(gpus)))
         .min()
         .unwrap()
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
-
-    /// The set and the ring are the best there are; nothing is found where brute force finds nothing.
-    #[test]
-    fn one_group_is_the_best_one(status in any_machine(8), claim in any_claim(), free in 0_u64..256) {
-        let machine = Machine::new(&status);
-        let free = GpuSet::from_bits(free).intersection(machine.all());
-        let expected = brute::best(&status, &free.iter().collect::<Vec<_>>(), &claim);
-        let answer = place(&machine, free, &claim);
-        prop_assert_eq!(
-            answer.as_ref().ok().map(positions),
-            expected.as_ref().map(|best| best.order.clone()),
-            "{:?}", answer
-        );
-        if let (Ok(placement), Some(best)) = (&answer, &expected) {
-            let gb = (best.bandwidth.0 == 1).then(|| best.bandwidth.1 as f64 / 1_000.0);
-            prop_assert_eq!(placement.gb_per_second, gb);
-        }
-    }
 
     /// Of several groups, the worst is as good as it can be.
     #[test]
@@ -81,11 +195,12 @@ proptest! {
         let claim = GpuClaim { gpu_count, tensor_parallel_size: Some(size), ..claim };
         let machine = Machine::new(&status);
         let free = GpuSet::from_bits(free).intersection(machine.all());
-        let expected = brute::best_worst(&status, &free.iter().collect::<Vec<_>>(), &claim);
+        let brute = Brute::new(&status);
+        let expected = brute.best_worst(u32::try_from(free.bits()).unwrap(), &claim);
         let answer = place(&machine, free, &claim).ok();
         prop_assert_eq!(answer.is_some(), expected.is_some());
         if let (Some(placement), Some((_, bandwidth))) = (answer, expected) {
-            prop_assert_eq!(worst(&status, &placement, size), bandwidth);
+            prop_assert_eq!(worst(&brute, &placement, size), bandwidth);
             prop_assert_eq!(placement.ranks.len(), gpu_count);
         }
     }

@@ -8,7 +8,8 @@ use berth_topology::claim::GpuClaim;
 use berth_topology::node::{NodeTopology, Status};
 use expect_test::{Expect, expect};
 
-use crate::brute;
+use crate::brute::Brute;
+use crate::graphs::Seeded;
 
 fn folder() -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "..", "machines"]
@@ -136,35 +137,37 @@ fn best_eight_of_every_machine() {
     );
 }
 
+/// Every machine, with every subset of its GPUs taken, for every size. Of sixteen GPUs, in two sockets
+/// of eight that are alike, every number taken of each socket, and a thousand subsets more.
 #[test]
 fn whatever_is_taken_the_best_of_the_rest_is_found() {
-    for name in [
-        "dgx1-v100",
-        "a100-pcie-02",
-        "dgx-a100",
-        "l40s-4",
-        "b200-6numa",
-    ] {
-        let status = recorded(name);
-        let machine = Machine::new(&status);
-        for bits in 0..1_u64 << status.gpus.len() {
-            let free = GpuSet::from_bits(bits);
-            for claim in [1, 2, 3, 4].map(GpuClaim::of_count) {
-                let expected = brute::best(&status, &free.iter().collect::<Vec<_>>(), &claim);
-                let found = place(&machine, free, &claim).ok();
-                let uuids = |order: Vec<usize>| -> Vec<_> {
-                    order
-                        .into_iter()
-                        .map(|gpu| status.gpus[gpu].uuid.clone())
-                        .collect()
+    for name in names() {
+        let status = recorded(&name);
+        let (brute, machine) = (Brute::new(&status), Machine::new(&status));
+        let count = status.gpus.len();
+        for free in masks(&brute, count) {
+            for claim in (1..=count).map(GpuClaim::of_count) {
+                let expected = brute.best(free, &claim).map(|best| best.order);
+                let found = place(&machine, GpuSet::from_bits(free.into()), &claim).ok();
+                let order = |placement: berth_placement::Placement| -> Vec<usize> {
+                    let gpus = placement.gpus.iter();
+                    gpus.filter_map(|gpu| machine.position(gpu)).collect()
                 };
-                assert_eq!(
-                    found.map(|placement| placement.gpus),
-                    expected.map(|best| uuids(best.order)),
-                    "{name}, free {free:?}, {} GPUs",
-                    claim.gpu_count
-                );
+                let what = format!("{name}, free {free:#b}, {} GPUs", claim.gpu_count);
+                assert_eq!(found.map(order), expected, "{what}");
             }
         }
     }
+}
+
+fn masks(brute: &Brute, count: usize) -> Vec<u32> {
+    if count <= 8 {
+        return (0..=brute.all()).collect();
+    }
+    let low = |count: u32| (1_u32 << count) - 1;
+    let counts = (0..=8).flat_map(|first| (0..=8).map(move |second| (first, second)));
+    let of_sockets = counts.map(|(first, second)| low(first) | low(second) << 8);
+    let mut seeded = Seeded(16);
+    let some = (0..200).map(|_| seeded.bits(brute.all()));
+    of_sockets.chain(some).collect()
 }
