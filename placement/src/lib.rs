@@ -39,8 +39,8 @@
 //!
 //! [`Placement::gb_per_second`] is the third criterion where NVLink joins the set; PCIe has no such
 //! figure. [`Placement::weakest_link`] is the weakest class between *any* two GPUs, which is what
-//! `link` asks for; it is never better than the ring's weakest edge, and often worse: two bridged
-//! pairs on one socket of a dual-socket machine say `numa` for pairs that no ring edge uses.
+//! `link` asks for. It is never better than the ring's weakest edge and often worse: all eight GPUs
+//! of a DGX-1 say `any`, for pairs across the sockets that no edge of their ring uses.
 //!
 //! # Bounds
 //!

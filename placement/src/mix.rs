@@ -3,9 +3,9 @@
 use crate::set::GPUS_MAX;
 
 /// Most sizes that one mix names.
-pub const SIZES_MAX: usize = 8;
+const SIZES_MAX: usize = 8;
 /// Greatest weight: so sums of weighted parts stay far within 64 bits.
-pub const WEIGHT_MAX: u32 = 1_000_000;
+const WEIGHT_MAX: u32 = 1_000_000;
 
 /// Sizes of group and how often each is expected, relative to the others. What a choice leaves
 /// behind is weighed by it. By default 1, 2, 4 and 8 GPUs, equally often: the sizes that
@@ -18,9 +18,9 @@ pub struct Mix(Vec<(usize, u32)>);
 pub enum MixError {
     /// A size is 0, more than a machine can have, or named twice.
     Size(usize),
-    /// A weight is more than [`WEIGHT_MAX`].
+    /// A weight is more than a million.
     Weight(u32),
-    /// More sizes than [`SIZES_MAX`].
+    /// More than eight sizes.
     TooMany,
 }
 

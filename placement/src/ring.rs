@@ -2,12 +2,17 @@
 //!
 //! Edges are compared by their *level*: the place of their worth among all edges of the machine.
 
+use std::sync::OnceLock;
+
 use crate::set::GpuSet;
 use crate::shape::Facts;
 
 /// Rings over up to this many GPUs are exact (one bit set for each of 2¹⁵ subsets); larger ones go
 /// from each GPU to the best linked of the rest.
 pub const EXACT_MAX: usize = 16;
+
+/// On machines of more GPUs than that, sets of up to this many are compared by exact rings.
+pub const EXACT_OF_MANY_MAX: usize = 8;
 
 /// An edge's worth: NVLink first, then ancestor, then the lanes of the lesser side. NVLink carries
 /// the edge alone, whatever PCIe beside it is like.
@@ -24,7 +29,12 @@ pub(crate) struct Edges {
     worths: Vec<Edge>,
     /// Row-major, one for each two positions.
     levels: Vec<u16>,
+    /// The weakest edge of each set's best ring, by the set's bits; for small machines, when asked.
+    rings: OnceLock<Vec<u8>>,
 }
+
+/// Levels by the last GPU of a path; a small machine has at most 121.
+type Row = [u8; EXACT_MAX];
 
 /// One group, by position in the group.
 struct Ring<'a> {
@@ -51,6 +61,7 @@ impl Edges {
             count,
             levels: all.iter().map(level).collect(),
             worths,
+            rings: OnceLock::new(),
         }
     }
 
@@ -67,10 +78,61 @@ impl Edges {
     fn level(&self, a: usize, b: usize) -> Level {
         self.levels[a * self.count + b].into()
     }
+
+    /// From the table of a small machine.
+    fn weakest(&self, set: GpuSet) -> Option<Level> {
+        if self.count > EXACT_MAX {
+            return None;
+        }
+        let rings = self.rings.get_or_init(|| rings(&self.rows()));
+        let bits = usize::try_from(set.bits()).ok()?;
+        rings.get(bits).copied().map(Level::from)
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let row = |a: usize| {
+            let mut row = [0; EXACT_MAX];
+            for (b, level) in row.iter_mut().enumerate().take(self.count) {
+                *level = u8::try_from(self.level(a, b)).expect("16 GPUs have 120 pairs");
+            }
+            row
+        };
+        (0..self.count).map(row).collect()
+    }
+}
+
+/// The weakest edge of the best ring over every set (Bellman 1962, Held and Karp 1962, with the least
+/// edge in place of the sum). A path starts at its set's lowest GPU; for each GPU that it can end at
+/// the best one is kept.
+fn rings(edges: &[Row]) -> Vec<u8> {
+    let best_through = |row: &Row, to: &Row| -> u8 {
+        let through = row.iter().zip(to).map(|(path, edge)| *path.min(edge));
+        through.fold(0, u8::max)
+    };
+    let mut paths = vec![[0; EXACT_MAX]; 1 << edges.len()];
+    let mut rings = vec![0; paths.len()];
+    for set in 1..paths.len() {
+        let first = set.trailing_zeros() as usize;
+        let mut lasts = set & (set - 1);
+        if lasts == 0 {
+            // Nothing is weaker than what was not walked yet.
+            paths[set][first] = u8::MAX;
+        }
+        while lasts != 0 {
+            let last = lasts.trailing_zeros() as usize;
+            lasts &= lasts - 1;
+            paths[set][last] = best_through(&paths[set & !(1 << last)], &edges[last]);
+        }
+        rings[set] = best_through(&paths[set], &edges[first]);
+    }
+    rings
 }
 
 /// The weakest edge of the best ring over `set`, two GPUs or more; `None` where it is below `least`.
 pub(crate) fn weakest_edge(edges: &Edges, set: GpuSet, least: Level) -> Option<Level> {
+    if let Some(weakest) = edges.weakest(set) {
+        return Some(weakest).filter(|weakest| *weakest >= least);
+    }
     let ring = Ring::new(edges, set);
     let bound = ring.bound();
     if bound < least {
@@ -78,7 +140,7 @@ pub(crate) fn weakest_edge(edges: &Edges, set: GpuSet, least: Level) -> Option<L
     }
     match ring.members.len() {
         0..=3 => Some(bound),
-        4..=EXACT_MAX => ring.best(least, bound),
+        4..=EXACT_OF_MANY_MAX => ring.best(least, bound),
         _ => Some(ring.weakest(&ring.nearest())).filter(|weakest| *weakest >= least),
     }
 }
@@ -109,7 +171,9 @@ impl<'a> Ring<'a> {
 
     /// The first of the best rings.
     fn exact(&self) -> Vec<usize> {
-        let best = self.best(0, self.bound());
+        let set = self.members.iter().copied().collect();
+        let known = self.edges.weakest(set);
+        let best = known.or_else(|| self.best(0, self.bound()));
         let best = best.expect("a ring of any edges at all exists in a complete graph");
         // In ascending order nothing comes before it.
         let ascending: Vec<usize> = (0..self.members.len()).collect();

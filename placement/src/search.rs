@@ -150,7 +150,7 @@ impl<'a> Search<'a> {
     fn jointly(&self, mut room: Room) -> Option<Vec<Candidate>> {
         let mut candidates = Vec::new();
         self.each_alike(room.free, &mut |set| {
-            candidates.push((set, self.level(set)))
+            candidates.push((set, self.level(set)));
         });
         let mut levels: Vec<Level> = candidates.iter().map(|(_, level)| *level).collect();
         levels.sort();
@@ -202,7 +202,7 @@ impl<'a> Search<'a> {
     pub(crate) fn ranked(&self, room: Room, limit: usize) -> Vec<Criteria> {
         let mut candidates = Vec::new();
         self.each_alike(room.free, &mut |set| candidates.push(self.candidate(set)));
-        candidates.sort_by(|one, other| other.key.cmp(&one.key));
+        candidates.sort_by_key(|candidate| Reverse(candidate.key));
         // What is left behind is computed for those only that can still be among the first.
         let last = candidates.get(limit.saturating_sub(1)).map(|last| last.key);
         let rest = last.map_or(candidates.len(), |last| {

@@ -343,7 +343,7 @@ impl Facts {
     fn are_twins(&self, a: usize, b: usize) -> bool {
         let others = || (0..self.gpus.len()).filter(|other| *other != a && *other != b);
         self.gpus[a].is_alike(&self.gpus[b])
-            && others().all(|other| self.pair(a, other) == self.pair(b, other))
+            && others().all(|other| self.pair(a, other).is_alike(self.pair(b, other)))
     }
 }
 
@@ -367,6 +367,12 @@ impl GpuFacts {
 // === impl Pair ===
 
 impl Pair {
+    /// Whether nothing tells them apart: beside NVLink the path is no matter.
+    fn is_alike(self, other: Self) -> bool {
+        self.nvlink_mb == other.nvlink_mb
+            && (self.nvlink_mb > 0 || self.ancestor_rank == other.ancestor_rank)
+    }
+
     pub(crate) fn class(self) -> LinkClass {
         match self.ancestor_rank {
             _ if self.nvlink_mb > 0 => LinkClass::NvLink,

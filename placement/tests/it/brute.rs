@@ -462,7 +462,7 @@ fn spanned(places: &[u32], set: u32) -> usize {
 }
 
 fn scaled(part: u64, whole: u64) -> u64 {
-    if whole == 0 { 500 } else { 500 * part / whole }
+    (500 * part).checked_div(whole).unwrap_or(500)
 }
 
 /// The next order of these, ascending; `false` after the last.

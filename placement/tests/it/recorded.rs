@@ -149,7 +149,7 @@ fn whatever_is_taken_the_best_of_the_rest_is_found() {
             for claim in (1..=count).map(GpuClaim::of_count) {
                 let expected = brute.best(free, &claim).map(|best| best.order);
                 let found = place(&machine, GpuSet::from_bits(free.into()), &claim).ok();
-                let order = |placement: berth_placement::Placement| -> Vec<usize> {
+                let order = |placement: Placement| -> Vec<usize> {
                     let gpus = placement.gpus.iter();
                     gpus.filter_map(|gpu| machine.position(gpu)).collect()
                 };
