@@ -19,6 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::decide;
 use crate::index::Index;
 use crate::pod::{Holder, PodRecord, intent_of};
+pub use crate::reservations::Placed;
 use crate::reservations::{Reservation, State};
 use crate::snapshot::Snapshot;
 
@@ -122,6 +123,12 @@ pub fn prepare(
     Ok(Prepared::Post { annotation })
 }
 
+/// How good the GPUs are that an unconfirmed bind of that pod holds.
+#[must_use]
+pub fn placed(index: &Index, uid: &PodUid) -> Option<Placed> {
+    index.reservation(uid).map(|reservation| reservation.placed)
+}
+
 /// Whether a pod that is bound is bound as asked.
 ///
 /// # Errors
@@ -171,6 +178,11 @@ fn decide(snapshot: &Snapshot, record: &PodRecord, node: &str) -> Result<Reserva
         topology_hash: hash.filter(|hash| !hash.is_empty()),
         containers: placement.containers,
     };
+    let links = assignment.containers.values();
+    let placed = Placed {
+        link: links.filter_map(|container| container.weakest_link).min(),
+        score: placement.score,
+    };
     let text = assignment.encode();
     if text.len() > TEXT_BYTES_MAX {
         return Err(Error::TooLong);
@@ -184,6 +196,7 @@ fn decide(snapshot: &Snapshot, record: &PodRecord, node: &str) -> Result<Reserva
         holder: Arc::new(holder),
         annotation: Some(text.into()),
         state: State::Sent,
+        placed,
     })
 }
 

@@ -3,17 +3,21 @@
 //! Nothing here reserves: kube-scheduler asks filter for many nodes, takes one or none, and never
 //! says which. Only bind takes GPUs, and it chooses them again.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use berth_placement::{PodFit, PodPlacement, Refusal, fit_pod, place_pod};
+use berth_placement::{PodPlacement, Refusal, fit_pod, place_pod};
 use berth_topology::claim::{self, PodClaim};
 use berth_topology::ids::PodUid;
-use berth_topology::link::LinkClass;
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::group::{Group, Pull};
+use crate::hints::Hint;
 use crate::node::{NodeState, Room, Topology};
+use crate::score::{self, Merit};
 use crate::snapshot::Snapshot;
+
+pub use crate::score::{Preference, Standing};
 
 /// What is asked, and by whom.
 #[derive(Clone, Debug)]
@@ -22,6 +26,8 @@ pub struct Ask {
     pub uid: PodUid,
     /// What it wants, or why that cannot be read.
     pub claim: Arc<Result<PodClaim, claim::Error>>,
+    /// The pods that it works with.
+    pub group: Option<Arc<Group>>,
 }
 
 /// Why a node is not for this pod now.
@@ -31,45 +37,43 @@ pub enum No {
     Refused(Refusal),
     /// An earlier bind of the same pod to another node may still come true.
     Unconfirmed,
+    /// The answer was due before the node's turn came.
+    OutOfTime,
 }
 
 /// What filter found, node by node.
 #[derive(Clone, Debug, Default)]
 pub struct Verdicts {
-    /// Nodes that fit, with their score.
+    /// Nodes that fit, with the score of their set against the best of that machine.
     pub feasible: Vec<(String, u32)>,
     /// Nodes that do not.
     pub refused: Vec<(String, No)>,
 }
 
-/// Which of equally wired nodes comes first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Preference {
-    /// The one with the fewest free GPUs, so that whole nodes stay free.
-    #[default]
-    Pack,
-    /// The one with the most.
-    Spread,
-}
-
-/// How a node stands to a pod that fits it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// 0 to 10.
-    pub score: u32,
-    /// The worst link between two GPUs of a group; NVLink where a group is one GPU.
-    pub link: LinkClass,
-}
-
-/// A node that does not meet a wish for a link scores no more than this, so that one that meets it
-/// with half of its own best set still comes first.
-const WISH_UNMET_SCORE_MAX: u32 = 4;
+/// Nodes between two looks at the time: on a machine never seen before each may take milliseconds.
+const NODES_PER_LOOK: usize = 16;
 
 /// Which nodes fit.
 pub fn filter(snapshot: &Snapshot, ask: &Ask, names: &[&str]) -> Verdicts {
+    filter_until(snapshot, ask, names, || false)
+}
+
+/// Which nodes fit; once `is_over` the rest is refused for now, since a late answer is none at all.
+pub fn filter_until(
+    snapshot: &Snapshot,
+    ask: &Ask,
+    names: &[&str],
+    mut is_over: impl FnMut() -> bool,
+) -> Verdicts {
     let mut verdicts = Verdicts::default();
-    for name in names {
-        match judge(snapshot, ask, name) {
+    let mut was_over = false;
+    for (position, name) in names.iter().enumerate() {
+        was_over |= position.is_multiple_of(NODES_PER_LOOK) && is_over();
+        let judged = match was_over {
+            true => Err(No::OutOfTime),
+            false => judge(snapshot, ask, name),
+        };
+        match judged {
             Ok(standing) => verdicts.feasible.push(((*name).to_owned(), standing.score)),
             Err(no) => verdicts.refused.push(((*name).to_owned(), no)),
         }
@@ -77,26 +81,64 @@ pub fn filter(snapshot: &Snapshot, ask: &Ask, names: &[&str]) -> Verdicts {
     verdicts
 }
 
-/// How well each node fits, 0 to 10; 0 where it does not.
+/// How well each node fits, 0 to 10; 0 where it does not. See [`crate::score`].
 pub fn prioritize(
     snapshot: &Snapshot,
     ask: &Ask,
     names: &[&str],
     preference: Preference,
 ) -> Vec<(String, u32)> {
+    let merits = merits(snapshot, ask, names, preference);
+    let levels = score::levels(&merits);
+    let names = names.iter().map(|name| (*name).to_owned());
+    names.zip(levels).collect()
+}
+
+/// How good each node is; `None` where the pod does not fit. What other pods were promised lowers
+/// the merit as if they had it already; where nothing would be left, to nothing.
+pub fn merits(
+    snapshot: &Snapshot,
+    ask: &Ask,
+    names: &[&str],
+    preference: Preference,
+) -> Vec<Option<Merit>> {
     if !ask.wants_gpus() {
-        return names.iter().map(|name| ((*name).to_owned(), 0)).collect();
+        return vec![None; names.len()];
     }
-    let standing = |name: &&str| judge(snapshot, ask, name).unwrap_or_default();
-    let standings: Vec<Standing> = names.iter().map(standing).collect();
-    let free = |name: &&str| snapshot.node(name).map_or(0, |node| node.room.free.len());
-    let free: Vec<usize> = names.iter().map(free).collect();
-    let scores = break_ties(&standings, &free, preference);
-    names
-        .iter()
-        .map(|name| (*name).to_owned())
-        .zip(scores)
-        .collect()
+    let pull = Pull::of(snapshot, ask.group.as_deref());
+    let merit = |name: &&str| {
+        let standing = judge(snapshot, ask, name).ok()?;
+        let pull = pull.on(snapshot.node(name)?);
+        let now = standing.merit(pull, preference);
+        let promised = snapshot.promised_to_others(name, &ask.uid);
+        if !promised.meets(snapshot.node(name)?.room.free) {
+            return Some(now);
+        }
+        let later = judge_with(snapshot, ask, name, |node| node.room_less(promised));
+        let later = later.map(|standing| standing.merit(pull, preference));
+        Some(now.min(later.unwrap_or_default()))
+    };
+    names.iter().map(merit).collect()
+}
+
+/// The node that kube-scheduler will most likely take, if one scores above all others, and the GPUs
+/// that the pod would have there.
+pub fn hint(snapshot: &Snapshot, ask: &Ask, scores: &[(String, u32)]) -> Option<Hint> {
+    let best = scores.iter().map(|(_, score)| *score).max()?;
+    let mut nodes = scores.iter().filter(|(_, score)| *score == best);
+    let (name, _) = nodes.next().filter(|_| ask.wants_gpus())?;
+    if nodes.next().is_some() {
+        return None;
+    }
+    let node = snapshot.node(name)?;
+    let room = node.room_less(snapshot.promised_to_others(name, &ask.uid));
+    let standing = judge_with(snapshot, ask, name, |_| room)
+        .or_else(|_| judge(snapshot, ask, name))
+        .ok()?;
+    Some(Hint {
+        node: node.name.clone(),
+        gpus: standing.gpus,
+    })
 }
 
 /// Of the nodes offered for preemption, those that fit once their victims are gone. None is added:
@@ -157,7 +199,7 @@ fn judge_with(
     let room = room(node);
     let fit = fit_pod(&topology.machine, room.free, claim)?;
     check_count(room, topology, claim)?;
-    Ok(Standing::of(fit, claim))
+    Ok(Standing::of(fit, room, topology, claim))
 }
 
 /// The node, if anything may be placed there at all.
@@ -186,53 +228,13 @@ fn check_count(room: Room, topology: &Topology, claim: &PodClaim) -> Result<(), 
     }
 }
 
-/// Takes one point from nodes that are not the preferred ones among their equals, where no node has
-/// the score below: the set against the machine's best always comes first, and kube-scheduler knows
-/// only whole points. Preferred is the better link, then the node with the fewer (or more) free GPUs.
-fn break_ties(standings: &[Standing], free: &[usize], preference: Preference) -> Vec<u32> {
-    let order = |free: usize| match preference {
-        Preference::Pack => usize::MAX - free,
-        Preference::Spread => free,
-    };
-    let keys = standings.iter().zip(free);
-    let keys: Vec<_> = keys
-        .map(|(standing, free)| (standing.score, (standing.link, order(*free))))
-        .collect();
-    let mut preferred = BTreeMap::new();
-    for (score, key) in &keys {
-        let best = preferred.entry(*score).or_insert(*key);
-        *best = (*best).max(*key);
-    }
-    let lowered = |(score, key): &(u32, (LinkClass, usize))| {
-        let has_room = *score > 1 && !preferred.contains_key(&(score - 1));
-        if has_room && preferred[score] != *key {
-            score - 1
-        } else {
-            *score
-        }
-    };
-    keys.iter().map(lowered).collect()
-}
+// === impl Verdicts ===
 
-// === impl Standing ===
-
-impl Standing {
-    fn of(fit: PodFit, claim: &PodClaim) -> Self {
-        let link = fit.weakest_link.unwrap_or(LinkClass::NvLink);
-        let wishes = claim
-            .containers
-            .iter()
-            .map(|container| container.claim.link);
-        let is_met = wishes.max().is_none_or(|wish| link >= wish);
-        let score = u32::from(fit.score);
-        Self {
-            score: if is_met {
-                score
-            } else {
-                score.min(WISH_UNMET_SCORE_MAX)
-            },
-            link,
-        }
+impl Verdicts {
+    /// Whether every node was looked at.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        !self.refused.iter().any(|(_, no)| *no == No::OutOfTime)
     }
 }
 
@@ -242,9 +244,12 @@ impl Ask {
     /// What `pod` asks of `resource`.
     pub fn of_pod(pod: &Pod, resource: &str) -> Self {
         let uid = PodUid::from(pod.metadata.uid.as_deref().unwrap_or_default());
+        let claim = PodClaim::of_pod(pod, resource);
+        let group = Group::of_pod(pod, claim.as_ref().ok());
         Self {
             uid,
-            claim: Arc::new(PodClaim::of_pod(pod, resource)),
+            claim: Arc::new(claim),
+            group: group.map(Arc::new),
         }
     }
 
@@ -265,6 +270,7 @@ impl No {
         match self {
             Self::Refused(refusal) => refusal.kind(),
             Self::Unconfirmed => "Unconfirmed",
+            Self::OutOfTime => "OutOfTime",
         }
     }
 
@@ -272,7 +278,7 @@ impl No {
     pub fn is_resolvable(&self) -> bool {
         match self {
             Self::Refused(refusal) => refusal.is_resolvable(),
-            Self::Unconfirmed => true,
+            Self::Unconfirmed | Self::OutOfTime => true,
         }
     }
 }
@@ -288,6 +294,7 @@ impl std::fmt::Display for No {
         match self {
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Unconfirmed => f.write_str("an earlier binding of this pod is not confirmed yet"),
+            Self::OutOfTime => f.write_str("not looked at before the answer was due"),
         }
     }
 }

@@ -17,6 +17,8 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 
 use crate::freshness::Freshness;
 use crate::gone::Gone;
+use crate::group::{Clique, DEFAULT_RACK_LABEL};
+use crate::hints::{Hint, Hints};
 use crate::node::{NodeState, Room, Topology};
 use crate::pod::{Holder, PodRecord};
 use crate::reservations::{Reservation, Reservations, State};
@@ -27,10 +29,13 @@ use crate::snapshot::Snapshot;
 pub struct Index {
     /// The extended resource that GPUs are asked by.
     pub resource: String,
+    /// The Node label that names its rack; of a Node's labels only this one is kept.
+    pub rack_label: String,
     entries: BTreeMap<Arc<str>, Entry>,
     pods: HashMap<PodUid, PodRecord>,
     gone: Gone,
     reservations: Reservations,
+    hints: Hints,
     freshness: Freshness,
     shapes: Shapes,
     watches: [Watch; 4],
@@ -57,6 +62,7 @@ struct Watch {
     /// Everything was listed once.
     is_synced: bool,
     is_live: bool,
+    lost_at: Option<Instant>,
 }
 
 /// One name under which a Node, a NodeTopology or a bound pod is known.
@@ -64,6 +70,7 @@ struct Watch {
 struct Entry {
     /// Condition Ready; absent while there is no such Node.
     is_ready: Option<bool>,
+    rack: Option<Arc<str>>,
     topology: Option<Arc<Topology>>,
     pods: BTreeSet<PodUid>,
 }
@@ -79,6 +86,8 @@ pub struct Sizes {
     pub pods: usize,
     /// Unconfirmed binds.
     pub reservations: usize,
+    /// Pods that filter or prioritize answered and that no bind came for yet.
+    pub hints: usize,
 }
 
 // === impl Index ===
@@ -89,10 +98,12 @@ impl Index {
     pub fn new(resource: &str, stale_after: Duration, now: Instant) -> Self {
         Self {
             resource: resource.to_owned(),
+            rack_label: DEFAULT_RACK_LABEL.to_owned(),
             entries: BTreeMap::new(),
             pods: HashMap::new(),
             gone: Gone::default(),
             reservations: Reservations::default(),
+            hints: Hints::default(),
             freshness: Freshness::new(stale_after, now),
             shapes: Shapes::default(),
             watches: [Watch::default(); 4],
@@ -108,14 +119,14 @@ impl Index {
             return;
         };
         let is_ready = Some(is_ready(node));
-        if self
-            .entries
-            .get(name.as_str())
-            .is_some_and(|entry| entry.is_ready == is_ready)
-        {
+        let rack = rack(node, &self.rack_label);
+        let is_known = |entry: &Entry| entry.is_ready == is_ready && entry.rack.as_deref() == rack;
+        if self.entries.get(name.as_str()).is_some_and(is_known) {
             return;
         }
-        self.entry(name).is_ready = is_ready;
+        let entry = self.entry(name);
+        entry.is_ready = is_ready;
+        entry.rack = rack.map(Arc::from);
     }
 
     /// A Node was deleted. Its pods are still known, should it come back.
@@ -144,6 +155,7 @@ impl Index {
             Arc::new(Topology {
                 is_dra_managed: machine.is_dra_managed(&resource),
                 machine,
+                clique: Clique::of_node(status),
                 hash: status.hash.clone(),
                 allocations: ours.cloned().collect(),
             })
@@ -177,6 +189,7 @@ impl Index {
     pub fn delete_pod(&mut self, uid: &str) {
         let uid = PodUid::from(uid);
         self.release(&uid);
+        self.hints.remove(&uid);
         if let Some(record) = self.pods.remove(&uid) {
             self.unlink(&record);
             self.gone.insert(&record.holder);
@@ -241,7 +254,9 @@ impl Index {
 
     /// A watch broke; what it has shown so far stays.
     pub fn lost(&mut self, kind: Kind, now: Instant) {
-        self.watches[kind as usize].is_live = false;
+        let watch = &mut self.watches[kind as usize];
+        watch.is_live = false;
+        watch.lost_at.get_or_insert(now);
         if kind == Kind::Leases {
             self.freshness.lost(now);
         }
@@ -251,6 +266,14 @@ impl Index {
     #[must_use]
     pub fn is_synced(&self) -> bool {
         self.watches.iter().all(|watch| watch.is_synced)
+    }
+
+    /// How old what is known of that kind may be: the time since its watch broke, none while it is
+    /// live.
+    #[must_use]
+    pub fn age(&self, kind: Kind, now: Instant) -> Duration {
+        let lost_at = self.watches[kind as usize].lost_at;
+        lost_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
     }
 
     /// How much it holds.
@@ -263,6 +286,7 @@ impl Index {
             topologies: count(|entry| entry.topology.is_some()),
             pods: self.pods.len(),
             reservations: self.reservations.len(),
+            hints: self.hints.len(),
         }
     }
 
@@ -281,6 +305,7 @@ impl Index {
         Snapshot {
             stale: stale.map(|state| state.name.clone()).collect(),
             unconfirmed: unconfirmed.collect(),
+            hinted: self.hints.hinted(now),
             nodes: self.states.clone(),
             generation: self.generation,
         }
@@ -300,9 +325,16 @@ impl Index {
         self.reservations.get(uid)
     }
 
+    /// What filter or prioritize has shown kube-scheduler as the best for that pod; `None` takes back
+    /// what was shown before.
+    pub fn hint(&mut self, uid: &PodUid, hint: Option<Hint>, now: Instant) {
+        self.hints.replace(uid, hint, now);
+    }
+
     /// Holds what a bind is about to write.
     pub(crate) fn reserve(&mut self, reservation: Reservation) {
         let node = reservation.node.clone();
+        self.hints.remove(&reservation.holder.uid);
         self.reservations.insert(reservation);
         self.change(&node, |_| ());
     }
@@ -326,6 +358,7 @@ impl Index {
         let uid = record.holder.uid.clone();
         if record.node.is_some() || record.is_finished {
             self.release(&uid);
+            self.hints.remove(&uid);
         }
         if let Some(before) = self.pods.remove(&uid) {
             self.unlink(&before);
@@ -357,6 +390,7 @@ impl Index {
         self.watches[kind as usize] = Watch {
             is_synced: true,
             is_live: true,
+            lost_at: None,
         };
     }
 
@@ -433,6 +467,7 @@ impl Index {
         Some(NodeState {
             name: name.clone(),
             is_ready,
+            rack: entry.rack.clone(),
             topology: entry.topology.clone(),
             room,
             holders,
@@ -451,6 +486,12 @@ impl Index {
         let is_finished = |uid: &PodUid| self.pods.get(uid).is_some_and(|pod| pod.is_finished);
         !self.gone.released(truth) && !truth.pod_uid.as_ref().is_some_and(is_finished)
     }
+}
+
+/// The value of that label; the API server lets none be longer than 63 bytes.
+fn rack<'a>(node: &'a Node, label: &str) -> Option<&'a str> {
+    let value = node.metadata.labels.as_ref()?.get(label)?;
+    (1..=63).contains(&value.len()).then_some(value.as_str())
 }
 
 fn is_ready(node: &Node) -> bool {

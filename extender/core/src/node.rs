@@ -7,6 +7,7 @@ use berth_placement::{GpuSet, Machine};
 use berth_topology::allocation::Allocation;
 use berth_topology::ids::PodUid;
 
+use crate::group::Clique;
 use crate::occupancy::{self, Occupancy};
 use crate::pod::Holder;
 
@@ -17,6 +18,8 @@ pub struct NodeState {
     pub name: Arc<str>,
     /// Condition Ready of the Node.
     pub is_ready: bool,
+    /// Its rack, where a label says so.
+    pub rack: Option<Arc<str>>,
     /// What its agent published; absent without an agent.
     pub topology: Option<Arc<Topology>>,
     /// Pods that hold GPUs here, those of unconfirmed binds included.
@@ -34,6 +37,8 @@ pub struct Topology {
     pub machine: Machine,
     /// A DRA driver hands out our resource here.
     pub is_dra_managed: bool,
+    /// The NVLink fabric clique that its GPUs are members of.
+    pub clique: Option<Clique>,
     /// As the agent published it: an assignment names what it was decided on.
     pub hash: String,
     /// What the kubelet gave out of our resource.
@@ -52,6 +57,15 @@ pub struct Room {
 // === impl NodeState ===
 
 impl NodeState {
+    /// What would be free if pods got the GPUs that were promised to them.
+    #[must_use]
+    pub fn room_less(&self, promised: GpuSet) -> Room {
+        Room {
+            free: self.room.free.difference(promised),
+            ..self.room
+        }
+    }
+
     /// What would be free if the pods `leaving` were gone.
     pub fn room_without(&self, leaving: &HashSet<PodUid>) -> Room {
         let Some(topology) = &self.topology else {

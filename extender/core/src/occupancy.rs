@@ -100,9 +100,23 @@ fn slots<'a>(
 /// Joined by uid; by name only where the agent could not tell the uid.
 pub(crate) fn is_of(truth: &Allocation, holder: &Holder) -> bool {
     match &truth.pod_uid {
-        Some(uid) => *uid == holder.uid,
+        Some(uid) => *uid == holder.uid || holder.static_uid.as_ref() == Some(uid),
         None => truth.namespace == holder.namespace && truth.name == holder.name,
     }
+}
+
+/// Containers of `holders` that were given other GPUs than they were assigned.
+pub(crate) fn mismatch_count(holders: &[Arc<Holder>], truths: &[&Allocation]) -> usize {
+    let (slots, _) = slots(holders, truths);
+    let differs = |slot: &&Slot<'_>| {
+        let is_assigned = !slot.intent.is_empty();
+        is_assigned
+            && slot
+                .truth
+                .as_ref()
+                .is_some_and(|truth| *truth != slot.intent)
+    };
+    slots.iter().filter(differs).count()
 }
 
 /// What each intent still has. A GPU that two intents name is the first one's.
@@ -173,6 +187,7 @@ mod tests {
             name: uid.to_owned(),
             gpu_count: count.parse().unwrap(),
             intent: intent.collect(),
+            ..Holder::default()
         })
     }
 

@@ -11,6 +11,11 @@ use berth_topology::ids::{GpuUuid, PodUid};
 use berth_topology::names;
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::group::Group;
+
+/// Anybody may write an annotation; a uid or a hash is at most so long.
+const UID_BYTES_MAX: usize = 64;
+
 /// One pod that asks for the resource.
 #[derive(Clone, Debug)]
 pub struct PodRecord {
@@ -30,12 +35,16 @@ pub struct PodRecord {
 pub struct Holder {
     /// Its uid.
     pub uid: PodUid,
+    /// The kubelet's own uid of a static pod, which this pod only mirrors.
+    pub static_uid: Option<PodUid>,
     /// Its namespace.
     pub namespace: String,
     /// Its name.
     pub name: String,
     /// GPUs that it holds at once, as kube-scheduler counts them.
     pub gpu_count: usize,
+    /// The pods that it works with.
+    pub group: Option<Arc<Group>>,
     /// GPUs by container, as its assignment says; empty without a valid one.
     pub intent: Intent,
 }
@@ -67,9 +76,11 @@ impl PodRecord {
             .and_then(|node| valid_intent(pod, &uid, node, &counted));
         let holder = Holder {
             uid,
+            static_uid: static_uid(pod),
             namespace: text(&pod.metadata.namespace),
             name: text(&pod.metadata.name),
             gpu_count: counted.gpu_count(),
+            group: Group::of_pod(pod, claim.as_ref().ok()).map(Arc::new),
             intent: intent.unwrap_or_default(),
         };
         let phase = pod
@@ -103,6 +114,16 @@ fn counted_claim(
     let mut bare = pod.clone();
     bare.metadata.annotations = None;
     PodClaim::of_pod(&bare, resource).ok()
+}
+
+/// The kubelet writes the hash of a static pod's manifest to its mirror, and uses it as the uid
+/// (`kubelet/types.ConfigMirrorAnnotationKey`, `kubelet/config.applyDefaults`).
+fn static_uid(pod: &Pod) -> Option<PodUid> {
+    let annotations = pod.metadata.annotations.as_ref()?;
+    let hash = annotations.get("kubernetes.io/config.mirror")?;
+    (1..=UID_BYTES_MAX)
+        .contains(&hash.len())
+        .then(|| PodUid(hash.clone()))
 }
 
 /// The assignment's GPUs, if it is for this pod, on this node, and for its counts.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use berth_topology::ids::PodUid;
+use berth_topology::link::LinkClass;
 
 use crate::pod::Holder;
 
@@ -27,6 +28,16 @@ pub(crate) struct Reservation {
     /// The annotation that is sent: the same one when the bind is repeated.
     pub annotation: Option<Arc<str>>,
     pub state: State,
+    pub placed: Placed,
+}
+
+/// How good a placement is, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Placed {
+    /// The worst link between two GPUs of a group; `None` where no group has two.
+    pub link: Option<LinkClass>,
+    /// 0 to 10: the set against the best of that machine.
+    pub score: u8,
 }
 
 /// What is known of the POST.

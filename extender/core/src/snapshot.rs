@@ -3,8 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use berth_placement::GpuSet;
 use berth_topology::ids::PodUid;
 
+use crate::hints::Hinted;
 use crate::node::NodeState;
 
 /// What one scheduling request sees, unchanged for its whole life.
@@ -16,6 +18,8 @@ pub struct Snapshot {
     pub stale: HashSet<Arc<str>>,
     /// Nodes of unconfirmed binds, by pod.
     pub unconfirmed: HashMap<PodUid, String>,
+    /// GPUs that pods are likely to be bound to next.
+    pub hinted: Hinted,
     /// Grows whenever a node changes.
     pub generation: u64,
 }
@@ -37,6 +41,14 @@ impl Snapshot {
     #[must_use]
     pub fn is_stale(&self, name: &str) -> bool {
         self.stale.contains(name)
+    }
+
+    /// GPUs of that node that other pods than `uid` are likely to be bound to next.
+    #[must_use]
+    pub fn promised_to_others(&self, name: &str, uid: &PodUid) -> GpuSet {
+        let hints = self.hinted.get(name).into_iter().flatten();
+        let others = hints.filter(|(pod, _)| pod != uid);
+        others.fold(GpuSet::EMPTY, |all, (_, gpus)| all.union(*gpus))
     }
 
     /// The node of the pod's bind that is not confirmed yet.

@@ -51,15 +51,12 @@ pub struct Poke {
 impl Waiting {
     /// Filter found no node for the pod on that snapshot.
     pub fn refused(&mut self, ask: &Ask, snapshot: &Snapshot, now: Instant) {
-        if self.pods.len() >= WAITING_MAX && !self.pods.contains_key(&ask.uid) {
-            self.drop_oldest();
-        }
-        let refused = Refused {
-            ask: ask.clone(),
-            generation: snapshot.generation,
-            since: now,
-        };
-        self.pods.insert(ask.uid.clone(), refused);
+        self.remember(ask, snapshot.generation, now);
+    }
+
+    /// Filter found no node for the pod before its answer was due: any may fit, changed or not.
+    pub fn refused_early(&mut self, ask: &Ask, now: Instant) {
+        self.remember(ask, 0, now);
     }
 
     /// Filter found nodes for the pod.
@@ -122,6 +119,18 @@ impl Waiting {
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
         self.pods.is_empty()
+    }
+
+    fn remember(&mut self, ask: &Ask, generation: u64, now: Instant) {
+        if self.pods.len() >= WAITING_MAX && !self.pods.contains_key(&ask.uid) {
+            self.drop_oldest();
+        }
+        let refused = Refused {
+            ask: ask.clone(),
+            generation,
+            since: now,
+        };
+        self.pods.insert(ask.uid.clone(), refused);
     }
 
     fn drop_oldest(&mut self) {

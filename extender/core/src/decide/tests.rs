@@ -3,10 +3,6 @@
 use std::time::{Duration, Instant};
 
 use berth_topology::allocation::Allocation;
-use berth_topology::gpu::HealthState;
-use berth_topology::kubelet::{Plugin, PluginOwner};
-use berth_topology::names;
-use serde_json::json;
 
 use super::*;
 use crate::fixtures::*;
@@ -169,27 +165,6 @@ fn an_assignment_that_is_not_for_this_pod_and_node_is_not_believed() {
 }
 
 #[test]
-fn a_finished_pod_frees_its_gpus_a_terminating_one_holds_them_until_it_is_gone() {
-    let mut index = cluster(&["a"]);
-    for phase in ["Succeeded", "Failed"] {
-        index.apply_pod(&bound(pod("p", 8), "a", &[0, 1, 2, 3, 4, 5, 6, 7]));
-        assert_eq!(free_count(&mut index, "a"), 0);
-        index.apply_pod(&in_phase(
-            bound(pod("p", 8), "a", &[0, 1, 2, 3, 4, 5, 6, 7]),
-            phase,
-        ));
-        assert_eq!(free_count(&mut index, "a"), 8);
-    }
-    let mut terminating = bound(pod("q", 8), "a", &[0, 1, 2, 3, 4, 5, 6, 7]);
-    terminating.metadata.deletion_timestamp =
-        Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
-    index.apply_pod(&terminating);
-    assert_eq!(free_count(&mut index, "a"), 0);
-    index.delete_pod("u-q");
-    assert_eq!(free_count(&mut index, "a"), 8);
-}
-
-#[test]
 fn an_allocation_of_a_deleted_or_finished_pod_no_longer_counts() {
     let mut index = cluster(&["a"]);
     let mut told = topology("a");
@@ -228,54 +203,6 @@ fn init_containers_reuse_the_gpus_of_the_others() {
     spec.init_containers = Some(vec![init]);
     index.apply_pod(&bound(with_init, "a", &[0, 1, 2, 3]));
     assert_eq!(free_count(&mut index, "a"), 4);
-}
-
-#[test]
-fn a_gpu_that_fails_or_vanishes_under_a_pod_costs_nobody_else_anything() {
-    let mut index = cluster(&["a"]);
-    index.apply_pod(&bound(pod("p", 2), "a", &[0, 1]));
-    let mut failed = topology("a");
-    failed.status.as_mut().unwrap().gpus[0].health.state = HealthState::Failed;
-    index.apply_topology(&failed);
-    assert_eq!(free_count(&mut index, "a"), 6);
-    let status = failed.status.as_mut().unwrap();
-    status.gpus.remove(0);
-    index.apply_topology(&failed);
-    assert_eq!(free_count(&mut index, "a"), 6);
-    index.delete_pod("u-p");
-    assert_eq!(free_count(&mut index, "a"), 7);
-}
-
-#[test]
-fn gpus_are_known_by_uuid_when_a_reboot_renumbers_them() {
-    let mut index = cluster(&["a"]);
-    index.apply_pod(&bound(pod("p", 4), "a", &[0, 1, 2, 3]));
-    let mut renumbered = topology("a");
-    for gpu in &mut renumbered.status.as_mut().unwrap().gpus {
-        gpu.index.0 = 7 - gpu.index.0;
-    }
-    index.apply_topology(&renumbered);
-    let placed = choose(&snapshot(&mut index), &claim_of(4), "a").unwrap();
-    let mut gpus: Vec<_> = placed.containers["c"]
-        .gpus()
-        .map(ToString::to_string)
-        .collect();
-    gpus.sort();
-    assert_eq!(gpus, ["a-4", "a-5", "a-6", "a-7"]);
-}
-
-#[test]
-fn a_resource_that_a_dra_driver_serves_is_refused() {
-    let mut index = cluster(&["a"]);
-    let mut dra = topology("a");
-    let plugin = Plugin {
-        resource: RESOURCE.to_owned(),
-        owner: PluginOwner::Dra,
-        ..Plugin::default()
-    };
-    dra.status.as_mut().unwrap().plugins = vec![plugin];
-    index.apply_topology(&dra);
-    assert_eq!(verdict(&mut index, &pod("p", 1), "a"), "DraManaged");
 }
 
 #[test]
@@ -329,66 +256,6 @@ fn a_victims_allocation_leaves_with_it() {
         [("a", victims)].into_iter(),
     );
     assert!(kept.contains("a"));
-}
-
-#[test]
-fn better_wired_nodes_score_higher() {
-    let mut index = cluster(&["a", "b"]);
-    index.apply_pod(&bound(pod("p", 4), "a", &[0, 1, 4, 5]));
-    let scores = prioritize(
-        &snapshot(&mut index),
-        &ask(&pod("q", 4)),
-        &["a", "b"],
-        Preference::Pack,
-    );
-    assert!(scores[1].1 == 10 && scores[0].1 < 10, "{scores:?}");
-}
-
-#[track_caller]
-fn check_ties(scores: &[u32], free: &[usize], preference: Preference, expected: &[u32]) {
-    let standing = |score: &u32| Standing {
-        score: *score,
-        link: LinkClass::NvLink,
-    };
-    let standings: Vec<_> = scores.iter().map(standing).collect();
-    assert_eq!(break_ties(&standings, free, preference), expected);
-}
-
-/// A cluster of a DGX-1, `a`, and of `b`, four of whose GPUs are left and none has NVLink.
-fn with_and_without_nvlink() -> Index {
-    let mut index = cluster(&["a", "b"]);
-    let mut plain = topology("b");
-    let mut status = status("b", 4);
-    status.links.iter_mut().for_each(|link| link.nvlink = None);
-    status.gpus.iter_mut().for_each(|gpu| gpu.nvlink = None);
-    plain.status = Some(status);
-    index.apply_topology(&plain);
-    index
-}
-
-#[test]
-fn of_two_nodes_at_their_best_the_one_with_the_better_link_comes_first() {
-    let snapshot = snapshot(&mut with_and_without_nvlink());
-    let scores = prioritize(&snapshot, &ask(&pod("p", 4)), &["a", "b"], Preference::Pack);
-    assert_eq!(scores, [("a".to_owned(), 10), ("b".to_owned(), 9)]);
-}
-
-#[test]
-fn a_node_that_does_not_meet_a_wish_comes_after_one_that_does() {
-    let mut index = with_and_without_nvlink();
-    index.apply_pod(&bound(pod("other", 4), "a", &[0, 1, 4, 5]));
-    let wishing = annotated(pod("p", 2), names::LINK, "nvlink");
-    let snapshot = snapshot(&mut index);
-    let scores = prioritize(&snapshot, &ask(&wishing), &["a", "b"], Preference::Pack);
-    assert!(scores[0].1 > 4 && scores[1].1 == 4, "{scores:?}");
-}
-
-#[test]
-fn equals_are_told_apart_by_what_is_free_and_never_against_the_wiring() {
-    check_ties(&[10, 10, 7], &[8, 4, 2], Preference::Pack, &[9, 10, 7]);
-    check_ties(&[10, 10, 7], &[8, 4, 2], Preference::Spread, &[10, 9, 7]);
-    check_ties(&[10, 10, 9], &[8, 4, 2], Preference::Pack, &[10, 10, 9]);
-    check_ties(&[1, 1, 0], &[8, 4, 2], Preference::Pack, &[1, 1, 0]);
 }
 
 #[test]
