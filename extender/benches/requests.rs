@@ -119,12 +119,13 @@ fn service(index: Index) -> Outcome<Service> {
     // Never connected to: nothing is bound here.
     let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:1".parse()?))?;
     let index = Arc::new(Mutex::new(index));
+    let metrics = Arc::default();
     Ok(Service {
-        binder: Binder::new(index.clone(), client),
+        binder: Binder::new(index.clone(), client, Arc::clone(&metrics)),
         index,
         waiting: Arc::default(),
         decisions: Mutex::default(),
-        metrics: Arc::default(),
+        metrics,
         resource: names::DEFAULT_RESOURCE.to_owned(),
         preference: Preference::Pack,
     })

@@ -1,8 +1,8 @@
 //! What each verb answers: from kube-scheduler's request to its answer, through one snapshot.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use berth_extender_core::bind;
 use berth_topology::ids::PodUid;
@@ -10,13 +10,19 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::bind::Binder;
 use crate::lock;
-use crate::metrics::Metrics;
+use crate::metrics::{Format, Metrics};
 use crate::wire::{self, ExtenderArgs, FilterResult, HostPriority, PreemptionArgs};
 use berth_extender_core::decide::{self, Ask, Preference, Verdicts};
 use berth_extender_core::explain::{Bind, Decision, Decisions};
+use berth_extender_core::gauges::Gauges;
 use berth_extender_core::index::Index;
 use berth_extender_core::snapshot::Snapshot;
 use berth_extender_core::waiting::Waiting;
+
+/// Nodes whose turn has not come by then are refused for now. Less than half of kube-scheduler's
+/// `httpTimeout` of 5 s, so that reading a large body and writing the answer fit beside it: what
+/// comes later than that is a failed cycle for the pod, whatever it says.
+const FILTER_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Everything behind the verbs.
 #[derive(Debug)]
@@ -50,8 +56,10 @@ impl Service {
         let ask = Ask::of_pod(pod, &self.resource);
         let now = Instant::now();
         let snapshot = self.snapshot(now);
-        let verdicts = decide::filter(&snapshot, &ask, &args.names());
+        let is_over = || now.elapsed() > FILTER_TIME_MAX;
+        let verdicts = decide::filter_until(&snapshot, &ask, &args.names(), is_over);
         if ask.wants_gpus() {
+            self.hint_after_filter(&ask, &snapshot, &verdicts);
             self.remember(pod, &ask, &verdicts, &snapshot);
         }
         let feasible: HashSet<&str> = verdicts
@@ -77,6 +85,8 @@ impl Service {
         let ask = Ask::of_pod(pod, &self.resource);
         let snapshot = self.snapshot(Instant::now());
         let scores = decide::prioritize(&snapshot, &ask, &args.names(), self.preference);
+        let hint = decide::hint(&snapshot, &ask, &scores);
+        self.index().hint(&ask.uid, hint, Instant::now());
         let priority = |(host, score)| HostPriority {
             host,
             score: i64::from(score).clamp(wire::SCORE_MIN, wire::SCORE_MAX),
@@ -151,13 +161,29 @@ impl Service {
 
     /// The text of `/metrics`.
     #[must_use]
-    pub fn metrics_text(&self, leads: bool) -> String {
-        let sizes = lock(&self.index).sizes();
-        self.metrics.text(sizes, leads)
+    pub(crate) fn metrics_text(&self, leads: bool, format: Format) -> String {
+        let gauges = Gauges::read(&mut lock(&self.index), Instant::now());
+        self.metrics.text(&gauges, leads, format)
     }
 
     fn snapshot(&self, now: Instant) -> Snapshot {
-        lock(&self.index).snapshot(now)
+        self.index().snapshot(now)
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        let asked = Instant::now();
+        let index = lock(&self.index);
+        self.metrics.waited(asked.elapsed());
+        index
+    }
+
+    /// A single node is not prioritized; what was shown before is out of date.
+    fn hint_after_filter(&self, ask: &Ask, snapshot: &Snapshot, verdicts: &Verdicts) {
+        let hint = match verdicts.feasible.as_slice() {
+            only @ [_] => decide::hint(snapshot, ask, only),
+            _ => None,
+        };
+        self.index().hint(&ask.uid, hint, Instant::now());
     }
 
     fn remember(&self, pod: &Pod, ask: &Ask, verdicts: &Verdicts, snapshot: &Snapshot) {
@@ -168,7 +194,9 @@ impl Service {
         for (kind, count) in by_kind {
             self.metrics.refused(kind, count);
         }
-        if verdicts.feasible.is_empty() {
+        if !verdicts.is_complete() && verdicts.feasible.is_empty() {
+            lock(&self.waiting).refused_early(ask, Instant::now());
+        } else if verdicts.feasible.is_empty() {
             lock(&self.waiting).refused(ask, snapshot, Instant::now());
         } else {
             lock(&self.waiting).accepted(&ask.uid);

@@ -10,6 +10,7 @@ use clap::Parser;
 use crate::tls;
 use crate::watch::LeaderLease;
 use berth_extender_core::decide::Preference;
+use berth_extender_core::group::DEFAULT_RACK_LABEL;
 
 /// Answers kube-scheduler: which nodes fit a pod, how well, and at bind which exact GPUs.
 #[derive(Clone, Debug, Parser)]
@@ -37,6 +38,10 @@ pub struct Args {
     /// Of equally wired nodes prefer the one with the most free GPUs.
     #[arg(long)]
     pub spread: bool,
+    /// The Node label that names a node's rack: pods of one group are drawn to one, where they cannot
+    /// be drawn to one NVLink fabric.
+    #[arg(long, env = "BERTH_RACK_LABEL", default_value = DEFAULT_RACK_LABEL)]
+    pub rack_label: String,
     /// Certificate chain to serve with, PEM.
     #[arg(long, env = "BERTH_TLS_CERT", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use berth_extender_core::bind::{
-    Error, Prepared, Request, already_bound, binding, prepare, settle,
+    Error, Placed, Prepared, Request, already_bound, binding, placed, prepare, settle,
 };
 use berth_extender_core::index::Index;
 use berth_extender_core::pod::PodRecord;
@@ -16,6 +16,7 @@ use kube::api::{Api, PostParams};
 use tokio::time::timeout;
 
 use crate::lock;
+use crate::metrics::Metrics;
 
 /// Together with two reads below kube-scheduler's `httpTimeout` of 5 s, so that it hears the truth.
 const POST_TIMEOUT: Duration = Duration::from_millis(3_000);
@@ -27,6 +28,7 @@ const READ_TIMEOUT: Duration = Duration::from_millis(700);
 pub struct Binder {
     index: Arc<Mutex<Index>>,
     client: kube::Client,
+    metrics: Arc<Metrics>,
 }
 
 // === impl Binder ===
@@ -40,8 +42,12 @@ impl std::fmt::Debug for Binder {
 impl Binder {
     /// Binds through that client what `index` says is free.
     #[must_use]
-    pub fn new(index: Arc<Mutex<Index>>, client: kube::Client) -> Self {
-        Self { index, client }
+    pub fn new(index: Arc<Mutex<Index>>, client: kube::Client, metrics: Arc<Metrics>) -> Self {
+        Self {
+            index,
+            client,
+            metrics,
+        }
     }
 
     /// Binds one pod, with the GPUs chosen now.
@@ -61,16 +67,28 @@ impl Binder {
             None if is_gone => return Err(Error::Gone),
             None => self.read_record(request).await?,
         };
-        let prepared = prepare(
-            &mut lock(&self.index),
-            request,
-            record.as_ref(),
-            Instant::now(),
-        )?;
+        let (prepared, placed) = self.prepare(request, record.as_ref())?;
         match prepared {
             Prepared::Done => Ok(()),
-            Prepared::Post { annotation } => self.post(request, annotation.as_deref()).await,
+            Prepared::Post { annotation } => {
+                self.post(request, annotation.as_deref()).await?;
+                placed.into_iter().for_each(|one| self.metrics.placed(one));
+                Ok(())
+            }
         }
+    }
+
+    /// Holds the GPUs, and says how good they are.
+    fn prepare(
+        &self,
+        request: &Request,
+        record: Option<&PodRecord>,
+    ) -> Result<(Prepared, Option<Placed>), Error> {
+        let asked = Instant::now();
+        let mut index = lock(&self.index);
+        self.metrics.waited(asked.elapsed());
+        let prepared = prepare(&mut index, request, record, Instant::now())?;
+        Ok((prepared, placed(&index, &request.uid)))
     }
 
     async fn post(&self, request: &Request, annotation: Option<&str>) -> Result<(), Error> {
@@ -86,6 +104,7 @@ impl Binder {
         let outcome = match timeout(POST_TIMEOUT, post).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
+                self.metrics.conflict();
                 self.settle_conflict(request, &status.message).await
             }
             Ok(Err(error)) => Err(failure(&error)),

@@ -9,13 +9,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use actix_web::dev::Server;
+use actix_web::http::header;
 use actix_web::web::{self, Bytes, Data, PayloadConfig};
-use actix_web::{App, HttpResponse, HttpServer};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 
 use berth_extender_core::simulate;
 
 use crate::answer::Service;
 use crate::lock;
+use crate::metrics::Format;
 use crate::wire;
 use berth_extender_core::leader::Leader;
 
@@ -167,10 +169,12 @@ async fn simulate(shared: Data<Shared>, body: Body) -> HttpResponse {
     }
 }
 
-async fn metrics(shared: Data<Shared>) -> HttpResponse {
-    let text = shared.service.metrics_text(shared.leads());
+async fn metrics(shared: Data<Shared>, request: HttpRequest) -> HttpResponse {
+    let accept = request.headers().get(header::ACCEPT);
+    let format = Format::of_accept(accept.and_then(|value| value.to_str().ok()));
+    let text = shared.service.metrics_text(shared.leads(), format);
     HttpResponse::Ok()
-        .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
+        .content_type(format.content_type())
         .body(text)
 }
 
@@ -234,4 +238,4 @@ impl Shared {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

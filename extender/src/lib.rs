@@ -30,6 +30,8 @@ pub mod wire;
 
 #[cfg(test)]
 mod fake_api;
+#[cfg(test)]
+mod pitfalls;
 
 /// Watches the cluster and serves until SIGTERM or SIGINT.
 ///
@@ -44,15 +46,17 @@ pub async fn run(args: &args::Args) -> anyhow::Result<()> {
     let client = client(args)
         .await
         .context("finding out how to reach the cluster")?;
-    let index = Index::new(&args.resource, args.stale_after.0, Instant::now());
+    let mut index = Index::new(&args.resource, args.stale_after.0, Instant::now());
+    index.rack_label.clone_from(&args.rack_label);
     let index = Arc::new(Mutex::new(index));
     let leader = Arc::new(Mutex::new(Leader::new(args.leader_identity()?)));
+    let metrics: Arc<metrics::Metrics> = Arc::default();
     let service = Arc::new(answer::Service {
         index: index.clone(),
-        binder: bind::Binder::new(index.clone(), client.clone()),
+        binder: bind::Binder::new(index.clone(), client.clone(), metrics.clone()),
         waiting: Arc::default(),
         decisions: Mutex::default(),
-        metrics: Arc::default(),
+        metrics,
         resource: args.resource.clone(),
         preference: args.preference(),
     });

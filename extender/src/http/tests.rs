@@ -1,7 +1,6 @@
 //! Requests as kube-scheduler sends them, through the routes.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header;
 use actix_web::test::{TestRequest, call_service, init_service, read_body};
 use serde_json::{Value, json};
 
@@ -10,20 +9,25 @@ use crate::fake_api::FakeApi;
 use berth_extender_core::fixtures::*;
 use berth_extender_core::index::Index;
 
-struct World {
-    api: FakeApi,
-    shared: Shared,
+pub(crate) struct World {
+    pub(crate) api: FakeApi,
+    pub(crate) shared: Shared,
 }
 
-fn world(index: Index, identity: Option<&str>) -> World {
-    let api = FakeApi::start();
+pub(crate) fn world(index: Index, identity: Option<&str>) -> World {
+    world_on(FakeApi::start(), index, identity)
+}
+
+/// An extender in front of that API server.
+pub(crate) fn world_on(api: FakeApi, index: Index, identity: Option<&str>) -> World {
     let index = Arc::new(Mutex::new(index));
+    let metrics: Arc<crate::metrics::Metrics> = Arc::default();
     let service = Service {
-        binder: crate::bind::Binder::new(index.clone(), api.client.clone()),
+        binder: crate::bind::Binder::new(index.clone(), api.client.clone(), metrics.clone()),
         index,
         waiting: Arc::default(),
         decisions: Mutex::default(),
-        metrics: Arc::default(),
+        metrics,
         resource: RESOURCE.to_owned(),
         preference: berth_extender_core::decide::Preference::Pack,
     };
@@ -42,7 +46,7 @@ fn world(index: Index, identity: Option<&str>) -> World {
 // === impl World ===
 
 impl World {
-    async fn send(&self, request: TestRequest) -> (StatusCode, String) {
+    pub(crate) async fn send(&self, request: TestRequest) -> (StatusCode, String) {
         let app = App::new().app_data(PayloadConfig::new(BODY_BYTES_MAX));
         let app = init_service(
             app.app_data(Data::new(self.shared.clone()))
@@ -57,7 +61,7 @@ impl World {
         )
     }
 
-    async fn post(&self, path: &str, body: &Value) -> Value {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Value {
         let (status, text) = self
             .send(TestRequest::post().uri(path).set_payload(body.to_string()))
             .await;
@@ -65,87 +69,16 @@ impl World {
         serde_json::from_str(&text).unwrap()
     }
 
-    async fn get(&self, path: &str) -> (StatusCode, String) {
+    pub(crate) async fn get(&self, path: &str) -> (StatusCode, String) {
         self.send(TestRequest::get().uri(path)).await
     }
 }
 
-fn captured(name: &str) -> Value {
+/// What kube-scheduler sent in that capture of `tests/wire/`.
+pub(crate) fn captured(name: &str) -> Value {
     let path = format!("{}/tests/wire/{name}.json", env!("CARGO_MANIFEST_DIR"));
     let capture: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     capture["request"].clone()
-}
-
-#[actix_web::test]
-async fn a_captured_pod_is_filtered_scored_and_bound() {
-    let world = world(cluster(&["n-0", "n-1", "n-2"]), None);
-    let body = captured("filter-cacheTrue");
-    world
-        .api
-        .create(serde_json::from_value(body["Pod"].clone()).unwrap());
-    let filtered = world.post("/filter", &body).await;
-    assert_eq!(filtered["NodeNames"], json!(["n-1", "n-2", "n-0"]));
-    assert_eq!(
-        (&filtered["Error"], &filtered["FailedNodes"]),
-        (&json!(""), &json!({}))
-    );
-    let scores = world
-        .post("/prioritize", &captured("prioritize-cacheTrue"))
-        .await;
-    assert_eq!(scores[0], json!({"Host": "n-1", "Score": 10}));
-    assert_eq!(
-        world.post("/bind", &captured("bind")).await,
-        json!({"Error": ""})
-    );
-    let bound = world.api.pod("a1");
-    assert_eq!(bound.spec.unwrap().node_name.as_deref(), Some("n-1"));
-    assert!(
-        bound
-            .metadata
-            .annotations
-            .unwrap()
-            .contains_key("berth.dev/assignment")
-    );
-}
-
-#[actix_web::test]
-async fn one_nominated_node_is_filtered_and_bound_without_being_scored() {
-    let world = world(cluster(&["n-2"]), None);
-    let body = captured("filter-after-preempt-nominated");
-    world
-        .api
-        .create(serde_json::from_value(body["Pod"].clone()).unwrap());
-    assert_eq!(
-        world.post("/filter", &body).await["NodeNames"],
-        json!(["n-2"])
-    );
-    let bind = json!({"PodName": "high-1", "PodNamespace": "t", "Node": "n-2",
-        "PodUID": "afeeb020-af1d-4a8c-b14c-0b53aee43798"});
-    assert_eq!(world.post("/bind", &bind).await, json!({"Error": ""}));
-}
-
-#[actix_web::test]
-async fn refusals_are_sorted_by_whether_preemption_may_help() {
-    let mut index = cluster(&["n-0", "n-1"]);
-    index.apply_pod(&bound(pod("p", 8), "n-0", &[0, 1, 2, 3, 4, 5, 6, 7]));
-    let world = world(index, None);
-    let answer = world.post("/filter", &captured("filter-cacheTrue")).await;
-    assert_eq!(answer["NodeNames"], json!(["n-1"]));
-    assert_eq!(
-        answer["FailedNodes"],
-        json!({"n-0": "not enough free GPUs"})
-    );
-    let never = json!({"n-2": "the node has published no GPU topology"});
-    assert_eq!(answer["FailedAndUnresolvableNodes"], never);
-    let (_, metrics) = world.get("/metrics").await;
-    assert!(
-        metrics.contains(r#"berth_extender_refusals_total{reason="NotEnoughFree"} 1"#),
-        "{metrics}"
-    );
-    assert!(
-        metrics.contains(r#"berth_extender_request_seconds_count{verb="filter"} 1"#),
-        "{metrics}"
-    );
 }
 
 #[actix_web::test]
@@ -201,16 +134,6 @@ async fn what_cannot_be_read_is_answered_with_200_and_counted() {
 }
 
 #[actix_web::test]
-async fn a_body_of_more_than_five_megabytes_is_answered() {
-    let world = world(cluster(&["a"]), None);
-    let node =
-        json!({"metadata": {"name": "a", "annotations": {"padding": "x".repeat(6_000_000)}}});
-    let body = json!({"Pod": pod("p", 1), "Nodes": {"items": [node]}, "NodeNames": null});
-    let answer = world.post("/filter", &body).await;
-    assert_eq!(answer["Nodes"]["items"][0]["metadata"]["name"], "a");
-}
-
-#[actix_web::test]
 async fn a_replica_that_does_not_lead_says_503_and_closes() {
     let world = world(cluster(&["a"]), Some("me"));
     for path in ["/filter", "/prioritize", "/bind", "/preempt"] {
@@ -257,26 +180,6 @@ async fn the_last_decision_about_a_pod_is_explained() {
         json!(["n-2", "n-0"])
     );
     assert_eq!(decision["podUid"], "f4321170-af42-44e6-b9ed-5fe535e6e701");
-}
-
-#[actix_web::test]
-async fn a_refused_pod_is_poked_once_when_it_would_fit() {
-    let mut index = cluster(&["n-1"]);
-    let full = bound(pod("p", 8), "n-1", &[0, 1, 2, 3, 4, 5, 6, 7]);
-    index.apply_pod(&full);
-    let world = world(index, None);
-    let service = &world.shared.service;
-    let look = || crate::poke::look(&world.api.client, &service.index, &service.waiting, true);
-    let _ = world.post("/filter", &captured("filter-cacheTrue")).await;
-    assert!(!look().await.unwrap(), "it does not fit yet");
-    lock(&service.index).apply_pod(&in_phase(full, "Succeeded"));
-    assert!(look().await.unwrap());
-    assert!(!look().await.unwrap(), "once is enough");
-    let patches = lock(&world.api.state).patches.clone();
-    assert_eq!(patches.len(), 1);
-    assert_eq!(patches[0].0, "n-1");
-    let annotations = patches[0].1["metadata"]["annotations"].as_object().unwrap();
-    assert_eq!(annotations.keys().collect::<Vec<_>>(), ["berth.dev/freed"]);
 }
 
 #[actix_web::test]
