@@ -7,6 +7,9 @@ use crate::cpus::CpuList;
 use crate::ids::{GpuUuid, PodUid};
 
 /// Devices that a container holds: the truth, where an assignment is the intent.
+///
+/// A container that holds exclusive CPUs is listed even without a device: they decide, too, which
+/// NUMA nodes the kubelet's topology manager takes next.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Allocation {
@@ -19,7 +22,7 @@ pub struct Allocation {
     pub name: String,
     /// The container.
     pub container: String,
-    /// The resource that the devices belong to.
+    /// The resource that the devices belong to; empty where there are only CPUs.
     pub resource: String,
     /// UUIDs of the devices.
     #[serde(default)]

@@ -3,6 +3,7 @@
 //! Everything is optional but the resource. A bad annotation is refused with its name, its value
 //! and what is allowed: the pod is never silently placed.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -10,6 +11,10 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::link::LinkClass;
 use crate::{names, quantity};
+
+mod needs;
+
+pub use needs::{ContainerNeeds, Phase, PodNeeds};
 
 /// More GPUs than any node has: a count above it is a mistake of the pod's author.
 pub const GPU_COUNT_MAX: usize = 1_024;
@@ -22,6 +27,8 @@ pub struct PodClaim {
     /// Plain init containers with GPUs: they run one after the other before the containers above,
     /// which reuse their devices.
     pub init: Vec<ContainerClaim>,
+    /// What else the kubelet looks at when it admits the pod. Empty where only GPUs are asked for.
+    pub needs: PodNeeds,
 }
 
 /// What one container asks for.
@@ -130,7 +137,10 @@ impl PodClaim {
         let Some(spec) = &pod.spec else {
             return Ok(Self::default());
         };
-        let mut claim = Self::default();
+        let mut claim = Self {
+            needs: PodNeeds::of_pod(pod, resource),
+            ..Self::default()
+        };
         for container in spec.init_containers.iter().flatten() {
             let is_sidecar = container.restart_policy.as_deref() == Some("Always");
             let list = if is_sidecar {
@@ -148,21 +158,32 @@ impl PodClaim {
         Ok(claim)
     }
 
-    /// GPUs that the pod holds at once, as kube-scheduler counts them: what its containers hold
-    /// together, or its greediest init container if that is more.
+    /// Its containers in the order in which the kubelet admits them: those that the pod named, or
+    /// else those that ask for GPUs, init containers first.
+    #[must_use]
+    pub fn admitted(&self) -> Cow<'_, [ContainerNeeds]> {
+        if !self.needs.containers.is_empty() {
+            return Cow::Borrowed(&self.needs.containers);
+        }
+        let needs = |phase| {
+            move |container: &ContainerClaim| ContainerNeeds {
+                name: container.name.clone(),
+                phase,
+                gpu_count: container.claim.gpu_count,
+                ..ContainerNeeds::default()
+            }
+        };
+        let init = self.init.iter().map(needs(Phase::Init));
+        let main = self.containers.iter().map(needs(Phase::Main));
+        Cow::Owned(init.chain(main).collect())
+    }
+
+    /// GPUs that the pod holds at once, as kube-scheduler and the kubelet count them: what its
+    /// containers hold together, or its greediest init container beside the sidecars that started
+    /// before it if that is more.
     #[must_use]
     pub fn gpu_count(&self) -> usize {
-        let together = self
-            .containers
-            .iter()
-            .map(|container| container.claim.gpu_count)
-            .sum();
-        let greediest = self
-            .init
-            .iter()
-            .map(|container| container.claim.gpu_count)
-            .max();
-        greediest.unwrap_or(0).max(together)
+        needs::together(&self.admitted(), |container| container.gpu_count)
     }
 }
 

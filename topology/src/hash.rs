@@ -3,11 +3,14 @@
 //! Over what placement reads, with GPUs named by position, so that identities, PCI addresses and
 //! times do not enter. Recorded in assignments, and a key for caches.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::cpus::CpuList;
 use crate::gpu::{Fabric, GpuNvLink, HealthState, Pcie};
 use crate::ids::{GpuUuid, NumaId};
+use crate::kubelet::Kubelet;
 use crate::link::{PairNvLink, Path};
 use crate::node::Status;
 use crate::numa::NumaNode;
@@ -21,6 +24,18 @@ struct View<'a> {
     nics: Vec<NicView>,
     reserved_cpus: Option<&'a CpuList>,
     topology_manager: (&'a str, &'a str),
+    /// Absent where nothing of it is known, so that it changes no hash of before it was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    managers: Option<Managers<'a>>,
+}
+
+/// What else of the kubelet decides where a pod's devices come from.
+#[derive(Serialize)]
+struct Managers<'a> {
+    topology_options: Option<&'a BTreeMap<String, String>>,
+    cpu_policy: &'a str,
+    cpu_options: Option<&'a BTreeMap<String, String>>,
+    memory_policy: Option<&'a str>,
 }
 
 /// Positions of both GPUs, their path, their NVLink.
@@ -84,7 +99,21 @@ fn view(status: &Status) -> View<'_> {
             &status.kubelet.topology_manager_policy,
             &status.kubelet.topology_manager_scope,
         ),
+        managers: managers(&status.kubelet),
     }
+}
+
+fn managers(kubelet: &Kubelet) -> Option<Managers<'_>> {
+    let is_known = kubelet.topology_manager_policy_options.is_some()
+        || kubelet.cpu_manager_policy_options.is_some()
+        || kubelet.memory_manager_policy.is_some()
+        || !matches!(kubelet.cpu_manager_policy.as_str(), "" | "unknown");
+    is_known.then(|| Managers {
+        topology_options: kubelet.topology_manager_policy_options.as_ref(),
+        cpu_policy: &kubelet.cpu_manager_policy,
+        cpu_options: kubelet.cpu_manager_policy_options.as_ref(),
+        memory_policy: kubelet.memory_manager_policy.as_deref(),
+    })
 }
 
 fn gpu_view(gpu: &crate::gpu::Gpu) -> GpuView<'_> {

@@ -1,5 +1,7 @@
 //! What the node's kubelet does with CPUs and devices, as far as it can be read.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +21,15 @@ pub struct Kubelet {
     /// `cpuManagerPolicy`: `none`, `static`, `unknown`.
     #[serde(default = "unknown")]
     pub cpu_manager_policy: String,
+    /// `topologyManagerPolicyOptions`, empty where none is set; absent when unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology_manager_policy_options: Option<BTreeMap<String, String>>,
+    /// `cpuManagerPolicyOptions`, empty where none is set; absent when unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_manager_policy_options: Option<BTreeMap<String, String>>,
+    /// `memoryManagerPolicy`: `None`, `Static`; absent when unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_manager_policy: Option<String>,
     /// `reservedSystemCPUs`; absent when unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserved_cpus: Option<CpuList>,
@@ -63,6 +74,9 @@ impl Kubelet {
             topology_manager_policy: unknown(),
             topology_manager_scope: unknown(),
             cpu_manager_policy: unknown(),
+            topology_manager_policy_options: None,
+            cpu_manager_policy_options: None,
+            memory_manager_policy: None,
             reserved_cpus: None,
         }
     }

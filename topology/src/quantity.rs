@@ -9,6 +9,16 @@ const TEXT_BYTES_MAX: usize = 64;
 /// Source: `k8s.io/apimachinery/pkg/api/resource/quantity.go`.
 #[must_use]
 pub fn parse(text: &str) -> Option<u64> {
+    parse_times(text, 1)
+}
+
+/// The same in thousandths: `Quantity.MilliValue`.
+#[must_use]
+pub fn parse_milli(text: &str) -> Option<u64> {
+    parse_times(text, 1_000)
+}
+
+fn parse_times(text: &str, times: u128) -> Option<u64> {
     let text = text.trim();
     if text.is_empty() || text.len() > TEXT_BYTES_MAX {
         return None;
@@ -18,6 +28,7 @@ pub fn parse(text: &str) -> Option<u64> {
         .unwrap_or(text.len());
     let (number, suffix) = text.split_at(number_end);
     let (mantissa, fraction_digits) = mantissa(number)?;
+    let mantissa = mantissa.checked_mul(times)?;
     scale(mantissa, fraction_digits, multiplier(suffix)?)
 }
 

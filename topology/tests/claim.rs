@@ -156,3 +156,64 @@ fn models_match_by_whole_words() {
         assert_eq!(model_matches(h100, wanted), matches, "{wanted}");
     }
 }
+
+/// Name, phase, GPUs and CPUs of each container, and whether the pod is Guaranteed.
+fn needs(pod: &Pod) -> (String, bool) {
+    let needs = PodClaim::of_pod(pod, "nvidia.com/gpu")
+        .expect("a claim")
+        .needs;
+    let line = |one: &berth_topology::claim::ContainerNeeds| {
+        let (gpus, cpus) = (one.gpu_count, one.cpu_count);
+        let others = if one.has_other_devices { "+" } else { "" };
+        format!("{} {:?} {gpus}/{cpus}{others}", one.name, one.phase)
+    };
+    let lines: Vec<String> = needs.containers.iter().map(line).collect();
+    (lines.join(", "), needs.is_guaranteed)
+}
+
+#[test]
+fn whole_cpus_of_a_guaranteed_pod_are_exclusive() {
+    let container = |name: &str, cpu: &str, gpus: &str| {
+        let limits = json!({"cpu": cpu, "memory": "1Gi", "nvidia.com/gpu": gpus});
+        json!({"name": name, "resources": {"limits": limits}})
+    };
+    let mut sidecar = container("s", "500m", "0");
+    sidecar["restartPolicy"] = json!("Always");
+    let mut pod = json!({"spec": {
+        "initContainers": [container("i", "2", "1"), sidecar],
+        "containers": [container("a", "4", "2"), container("b", "2000m", "0")],
+    }});
+    let read = |pod: &serde_json::Value| needs(&serde_json::from_value(pod.clone()).unwrap());
+    assert_eq!(
+        read(&pod),
+        (
+            "i Init 1/2, s Sidecar 0/0, a Main 2/4, b Main 0/2".to_owned(),
+            true
+        )
+    );
+    // A request below its limit, as the API server says itself, or an RDMA card.
+    pod["spec"]["containers"][0]["resources"]["limits"]["rdma/hca"] = json!("1");
+    pod["spec"]["containers"][1]["resources"]["requests"] = json!({"cpu": "1"});
+    let burstable = "i Init 1/0, s Sidecar 0/0, a Main 2/0+, b Main 0/0".to_owned();
+    assert_eq!(read(&pod), (burstable.clone(), false));
+    pod["status"] = json!({"qosClass": "Burstable"});
+    pod["spec"]["containers"][1]["resources"]["requests"] = json!({});
+    assert_eq!(read(&pod), (burstable, false));
+}
+
+#[test]
+fn sidecars_stand_beside_the_init_containers_after_them() {
+    let container = |name: &str, gpus: u32, restart: Option<&str>| {
+        let limits = json!({"nvidia.com/gpu": gpus.to_string()});
+        json!({"name": name, "resources": {"limits": limits}, "restartPolicy": restart})
+    };
+    let pod = json!({"spec": {
+        "initContainers": [
+            container("i", 2, None), container("s", 1, Some("Always")), container("j", 2, None),
+        ],
+        "containers": [container("a", 1, None)],
+    }});
+    let pod: Pod = serde_json::from_value(pod).unwrap();
+    let claim = PodClaim::of_pod(&pod, "nvidia.com/gpu").unwrap();
+    assert_eq!(claim.gpu_count(), 3);
+}
