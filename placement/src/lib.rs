@@ -42,6 +42,13 @@
 //! `link` asks for. It is never better than the ring's weakest edge and often worse: all eight GPUs
 //! of a DGX-1 say `any`, for pairs across the sockets that no edge of their ring uses.
 //!
+//! # The kubelet
+//!
+//! The node's topology manager may narrow what a container can be given before the device plugin is
+//! asked. What it will do is foreseen ([`fit_pod`], [`place_pod`]): only sets that the kubelet can
+//! give as promised are chosen, a pod that it would reject is refused, and where something that it
+//! goes by is not known, the promise says so ([`Inexact`]).
+//!
 //! # Bounds
 //!
 //! Of sets that differ only by GPUs which are wired alike one is tried ([`sets`]). All others are
@@ -56,7 +63,9 @@
 mod cpu_ranks;
 mod criteria;
 mod cut;
+mod free;
 mod future;
+mod kubelet;
 mod machine;
 mod memo;
 mod mix;
@@ -75,10 +84,12 @@ mod want;
 
 pub use cpu_ranks::place_cpus;
 pub use criteria::{Criteria, Cut, Ranked};
+pub use free::Free;
+pub use kubelet::{HeldCpus, Inexact};
 pub use machine::{Machine, Shapes};
 pub use mix::{Mix, MixError};
 pub use place::{Placement, place, ranked};
-pub use pod::{PodFit, PodPlacement, fit_pod, place_pod};
+pub use pod::{Admitted, PodFit, PodPlacement, fit_pod, place_pod};
 pub use quality::Bandwidth;
 pub use refusal::Refusal;
 pub use set::{GPUS_MAX, GpuSet};

@@ -1,12 +1,13 @@
 //! A machine: its shape, and which GPU stands at each position.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
 use berth_topology::ids::{GpuUuid, NumaId};
 use berth_topology::kubelet::PluginOwner;
 use berth_topology::node::Status;
 
+use crate::kubelet::Kubelet;
 use crate::mix::Mix;
 use crate::set::GpuSet;
 use crate::shape::{Facts, Shape, positions};
@@ -15,6 +16,8 @@ use crate::shape::{Facts, Shape, positions};
 #[derive(Clone, Debug)]
 pub struct Machine {
     pub(crate) shape: Arc<Shape>,
+    /// What decides, besides the device plugin, which GPUs a container gets.
+    pub(crate) kubelet: Arc<Kubelet>,
     uuids: Arc<[GpuUuid]>,
     /// Resources that a DRA driver serves.
     dra: Arc<[String]>,
@@ -27,6 +30,7 @@ pub struct Machine {
 #[derive(Debug, Default)]
 pub struct Shapes {
     known: HashMap<Arc<Facts>, Weak<Shape>>,
+    kubelets: HashSet<Arc<Kubelet>>,
     mix: Mix,
 }
 
@@ -117,11 +121,23 @@ impl Shapes {
             .plugins
             .iter()
             .filter(|plugin| plugin.owner == PluginOwner::Dra);
+        let shape = self.shape(facts);
         Machine {
-            shape: self.shape(facts),
+            kubelet: self.kubelet(Kubelet::read(status, &shape)),
+            shape,
             uuids: uuids.into(),
             dra: dra.map(|plugin| plugin.resource.clone()).collect(),
         }
+    }
+
+    fn kubelet(&mut self, kubelet: Kubelet) -> Arc<Kubelet> {
+        if let Some(known) = self.kubelets.get(&kubelet) {
+            return Arc::clone(known);
+        }
+        self.kubelets.retain(|known| Arc::strong_count(known) > 1);
+        let kubelet = Arc::new(kubelet);
+        self.kubelets.insert(Arc::clone(&kubelet));
+        kubelet
     }
 
     fn shape(&mut self, facts: Facts) -> Arc<Shape> {

@@ -1,30 +1,50 @@
-//! A whole pod: its containers side by side, its init containers in their GPUs before them.
+//! A whole pod: the kubelet admits its containers one by one, and each is given what is best of
+//! what it can be given then.
 
 use std::collections::BTreeMap;
 
 use berth_topology::assignment::ContainerAssignment;
-use berth_topology::claim::{ContainerClaim, PodClaim};
+use berth_topology::claim::{Phase, PodClaim};
+use berth_topology::ids::NumaId;
 use berth_topology::link::LinkClass;
 
+use crate::free::Free;
+use crate::kubelet::Inexact;
 use crate::machine::Machine;
-use crate::place::{Choice, choose};
+use crate::pod::plan::{Plan, is_ever_admitted, plan};
 use crate::refusal::Refusal;
 use crate::set::GpuSet;
-use crate::shape::Shape;
 
-/// Orders of containers that are tried when the first fails: every one up to four containers.
-const PERMUTED_CONTAINERS_MAX: usize = 4;
+mod plan;
+
+/// Sets of leaving GPUs that are tried before a refusal by the kubelet is called final: all of 8.
+const DEPARTURES_MAX: usize = 256;
 
 /// What a pod would be given.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodPlacement {
-    /// By container. Init containers are not listed: they run in the GPUs of these, and an
+    /// By container. Init containers are not listed: what they held is given to these, and an
     /// assignment names a GPU once.
     pub containers: BTreeMap<String, ContainerAssignment>,
+    /// Every container, in the order in which the kubelet admits them.
+    pub admitted: Vec<Admitted>,
     /// Every GPU that the pod holds at some time.
     pub gpus: GpuSet,
     /// Of the container that does worst, 0..=10.
     pub score: u8,
+    /// Why the pod may get others than these; absent where the kubelet can give no others.
+    pub inexact: Option<Inexact>,
+}
+
+/// What the kubelet does with one container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// The container.
+    pub container: String,
+    /// NUMA nodes that its topology manager decides on; absent where it has no wish.
+    pub numa_nodes: Option<Vec<NumaId>>,
+    /// The container's GPUs.
+    pub gpus: GpuSet,
 }
 
 /// A pod that fits, without the assignment's texts: all that filter and prioritize need.
@@ -38,35 +58,34 @@ pub struct PodFit {
     pub weakest_link: Option<LinkClass>,
     /// 0..=10: what stays possible beside the whole pod, as [`crate::Placement::future`].
     pub future: u8,
+    /// As [`PodPlacement::inexact`].
+    pub inexact: Option<Inexact>,
 }
 
-/// One choice for each container with GPUs.
-struct PodChoice {
-    /// Container's place in the claim, and its choice.
-    containers: Vec<(usize, Choice)>,
-    fit: PodFit,
-}
-
-/// Places every container of a pod on `free`.
+/// Places every container of a pod on what is `free`.
 ///
 /// # Errors
-/// The [`Refusal`] of the container that does not fit beside the others.
-pub fn place_pod(
+/// The [`Refusal`] of the container that does not fit beside the others, or that the kubelet rejects.
+pub fn place_pod<'a>(
     machine: &Machine,
-    free: GpuSet,
+    free: impl Into<Free<'a>>,
     claim: &PodClaim,
 ) -> Result<PodPlacement, Refusal> {
-    let choice = choose_pod(&machine.shape, free, claim)?;
-    let named = choice.containers.iter().map(|(index, choice)| {
-        (
-            claim.containers[*index].name.clone(),
-            choice.assignment(machine),
-        )
+    let plan = choose_pod(machine, &free.into(), claim)?;
+    let fit = plan.fit(&machine.shape);
+    let containers = claim.admitted();
+    let steps = containers.iter().zip(&plan.steps);
+    let main = steps.filter(|(needs, _)| needs.phase != Phase::Init);
+    let named = main.filter_map(|(needs, step)| {
+        let choice = step.choice.as_ref()?;
+        Some((needs.name.clone(), choice.assignment(machine)))
     });
     Ok(PodPlacement {
         containers: named.collect(),
-        gpus: choice.fit.gpus,
-        score: choice.fit.score,
+        admitted: plan.admitted(machine, &containers),
+        gpus: fit.gpus,
+        score: fit.score,
+        inexact: fit.inexact,
     })
 }
 
@@ -74,115 +93,76 @@ pub fn place_pod(
 ///
 /// # Errors
 /// As [`place_pod`].
-pub fn fit_pod(machine: &Machine, free: GpuSet, claim: &PodClaim) -> Result<PodFit, Refusal> {
-    choose_pod(&machine.shape, free, claim).map(|choice| choice.fit)
+pub fn fit_pod<'a>(
+    machine: &Machine,
+    free: impl Into<Free<'a>>,
+    claim: &PodClaim,
+) -> Result<PodFit, Refusal> {
+    choose_pod(machine, &free.into(), claim).map(|plan| plan.fit(&machine.shape))
 }
 
-fn choose_pod(shape: &Shape, free: GpuSet, claim: &PodClaim) -> Result<PodChoice, Refusal> {
-    // One container's refusal already says whether anybody's leaving helps.
-    let is_alone = claim.containers.len() <= 1 && claim.init.is_empty();
-    let free = free.intersection(shape.usable);
-    choose_together(shape, free, claim).map_err(|refusal| match refusal {
-        refusal if is_alone || !refusal.is_resolvable() => refusal,
-        refusal => match choose_together(shape, shape.usable, claim) {
-            Ok(_) => refusal,
-            Err(empty) => empty.on_empty_machine(),
-        },
-    })
-}
-
-fn choose_together(shape: &Shape, free: GpuSet, claim: &PodClaim) -> Result<PodChoice, Refusal> {
-    let held = claim
-        .containers
-        .iter()
-        .map(|container| container.claim.gpu_count)
-        .sum();
-    let greediest = claim.init.iter().max_by_key(|init| init.claim.gpu_count);
-    let first = greediest.filter(|init| init.claim.gpu_count > held);
-    // An init container that needs more than the rest together decides; they run in what it leaves.
-    let within = match first {
-        Some(init) => choose(shape, free, &init.claim)?.map_or(GpuSet::EMPTY, |choice| choice.set),
-        None => free,
+fn choose_pod(machine: &Machine, free: &Free<'_>, claim: &PodClaim) -> Result<Plan, Refusal> {
+    let usable = machine.usable();
+    let now = Free {
+        gpus: free.gpus.intersection(usable),
+        ..*free
     };
-    let containers = choose_side_by_side(shape, within, &claim.containers)?;
-    let held = containers
-        .iter()
-        .fold(GpuSet::EMPTY, |held, (_, choice)| held.union(choice.set));
-    let gpus = if first.is_some() { within } else { held };
-    for init in &claim.init {
-        choose(shape, gpus, &init.claim)?;
-    }
-    let score = containers
-        .iter()
-        .map(|(_, choice)| choice.score)
-        .min()
-        .unwrap_or(10);
-    let weakest_link = containers
-        .iter()
-        .filter_map(|(_, choice)| choice.weakest_link)
-        .min();
-    Ok(PodChoice {
-        containers,
-        fit: PodFit {
-            gpus,
-            score,
-            weakest_link,
-            future: shape.future(free, gpus),
-        },
-    })
-}
-
-/// The largest first, as it is the hardest to place; where that fails every order is tried.
-fn choose_side_by_side(
-    shape: &Shape,
-    free: GpuSet,
-    containers: &[ContainerClaim],
-) -> Result<Vec<(usize, Choice)>, Refusal> {
-    let mut order: Vec<usize> = (0..containers.len()).collect();
-    order.sort_by_key(|index| std::cmp::Reverse(containers[*index].claim.gpu_count));
-    let refusal = match choose_in_order(shape, free, containers, &order) {
-        Err(refusal)
-            if refusal.is_resolvable() && (2..=PERMUTED_CONTAINERS_MAX).contains(&order.len()) =>
-        {
-            refusal
+    plan(machine, &now, claim).map_err(|refusal| {
+        // One container's refusal already says whether anybody's leaving helps, but for the kubelet's.
+        let is_alone = claim.containers.len() + claim.init.len() <= 1;
+        if !refusal.is_resolvable() || is_alone && !machine.kubelet.aligns() {
+            return refusal;
         }
-        settled => return settled,
-    };
-    let orders = permutations(&order);
-    orders
-        .iter()
-        .find_map(|order| choose_in_order(shape, free, containers, order).ok())
-        .ok_or(refusal)
-}
-
-fn choose_in_order(
-    shape: &Shape,
-    free: GpuSet,
-    containers: &[ContainerClaim],
-    order: &[usize],
-) -> Result<Vec<(usize, Choice)>, Refusal> {
-    let mut left = free;
-    let mut chosen = Vec::with_capacity(order.len());
-    for &index in order {
-        let Some(choice) = choose(shape, left, &containers[index].claim)? else {
-            continue;
+        let empty = Free {
+            gpus: usable,
+            cpus: None,
+            doubt: free.doubt,
         };
-        left = left.difference(choice.set);
-        chosen.push((index, choice));
-    }
-    Ok(chosen)
+        match plan(machine, &empty, claim) {
+            Ok(_) => refusal,
+            Err(Refusal::KubeletWouldRefuse) if fits_after_some_leave(machine, &now, claim) => {
+                refusal
+            }
+            Err(never) => never.on_empty_machine(),
+        }
+    })
 }
 
-fn permutations(items: &[usize]) -> Vec<Vec<usize>> {
-    if items.is_empty() {
-        return vec![Vec::new()];
+/// The kubelet's ties go to the lowest NUMA node, so a pod may fit while others hold that one, and
+/// not on the empty machine.
+fn fits_after_some_leave(machine: &Machine, now: &Free<'_>, claim: &PodClaim) -> bool {
+    if !is_ever_admitted(machine, claim) {
+        return false;
     }
-    let starting_with = |first: &usize| {
-        let rest: Vec<usize> = items.iter().copied().filter(|item| item != first).collect();
-        permutations(&rest)
-            .into_iter()
-            .map(|tail| [&[*first], tail.as_slice()].concat())
-            .collect::<Vec<_>>()
-    };
-    items.iter().flat_map(starting_with).collect()
+    let held = machine.usable().difference(now.gpus).bits();
+    let next = |left: &u64| Some(left.wrapping_sub(1) & held).filter(|left| *left != 0);
+    let leaving = std::iter::successors(Some(held), next);
+    leaving.take(DEPARTURES_MAX).any(|leaving| {
+        let free = Free {
+            gpus: now.gpus.union(GpuSet::from_bits(leaving)),
+            cpus: None,
+            doubt: now.doubt,
+        };
+        plan(machine, &free, claim).is_ok()
+    })
+}
+
+// === impl PodFit ===
+
+impl PodFit {
+    /// Whether the kubelet can give no other GPUs than these.
+    #[must_use]
+    pub fn is_exact(&self) -> bool {
+        self.inexact.is_none()
+    }
+}
+
+// === impl PodPlacement ===
+
+impl PodPlacement {
+    /// Whether the kubelet can give no other GPUs than these.
+    #[must_use]
+    pub fn is_exact(&self) -> bool {
+        self.inexact.is_none()
+    }
 }

@@ -11,7 +11,8 @@ pub enum Refusal {
     LinkTooWeak,
     /// The free GPUs are not of one NUMA node as required; others of the node are.
     NumaSpan,
-    /// The kubelet's topology manager would reject the pod.
+    /// The kubelet's topology manager would reject the pod, or give it GPUs that are not linked or
+    /// placed as required; not so if others left.
     KubeletWouldRefuse,
     /// The node's agent has not renewed its lease for too long.
     Stale,
@@ -29,6 +30,8 @@ pub enum Refusal {
     NumaImpossible,
     /// One NUMA node is required, and the node does not say where its GPUs are.
     NumaUnknown,
+    /// The kubelet's topology manager would do so whoever left.
+    KubeletNeverAdmits,
     /// Its GPUs are shared (time-slicing, MPS) or partitioned (MIG).
     Shared,
     /// A DRA driver hands out this resource.
@@ -56,6 +59,7 @@ impl Refusal {
             Self::LinkImpossible => "LinkImpossible",
             Self::NumaImpossible => "NumaImpossible",
             Self::NumaUnknown => "NumaUnknown",
+            Self::KubeletNeverAdmits => "KubeletNeverAdmits",
             Self::Shared => "Shared",
             Self::DraManaged => "DraManaged",
             Self::BadClaim(_) => "BadClaim",
@@ -76,7 +80,8 @@ impl Refusal {
         match self {
             Self::NotEnoughFree => Self::TooFewGpus,
             Self::LinkTooWeak => Self::LinkImpossible,
-            Self::NumaSpan | Self::KubeletWouldRefuse => Self::NumaImpossible,
+            Self::NumaSpan => Self::NumaImpossible,
+            Self::KubeletWouldRefuse => Self::KubeletNeverAdmits,
             other => other,
         }
     }
@@ -88,7 +93,9 @@ impl std::fmt::Display for Refusal {
             Self::NotEnoughFree => "not enough free GPUs",
             Self::LinkTooWeak => "the free GPUs are not linked as the pod requires",
             Self::NumaSpan => "the free GPUs are not on one NUMA node as the pod requires",
-            Self::KubeletWouldRefuse => "the kubelet's topology manager would reject the pod",
+            Self::KubeletWouldRefuse => {
+                "the kubelet's topology manager would reject the pod or give it other GPUs now"
+            }
             Self::Stale => "the node agent has stopped reporting",
             Self::NoTopology => "the node has published no GPU topology",
             Self::TooFewGpus => "the node has fewer usable GPUs than the pod asks for",
@@ -99,6 +106,9 @@ impl std::fmt::Display for Refusal {
             Self::LinkImpossible => "no GPUs of the node are linked as the pod requires",
             Self::NumaImpossible => "no NUMA node has the GPUs that the pod requires on one",
             Self::NumaUnknown => "the node does not say which NUMA nodes its GPUs are on",
+            Self::KubeletNeverAdmits => {
+                "the kubelet's topology manager would reject the pod or give it other GPUs, whoever left"
+            }
             Self::Shared => "the node's GPUs are shared or partitioned",
             Self::DraManaged => "a DRA driver manages the node's GPUs",
             Self::BadClaim(error) => return error.fmt(f),

@@ -8,6 +8,7 @@
 mod brute;
 mod cpus;
 mod graphs;
+mod kubelet;
 mod machines;
 mod optimal;
 mod pods;

@@ -39,7 +39,7 @@ fn the_larger_container_chooses_first() {
     let machine = Machine::new(&dgx1_v100());
     let claim = PodClaim {
         containers: vec![container("small", 1), container("large", 4)],
-        init: Vec::new(),
+        ..PodClaim::default()
     };
     let placement = place_pod(&machine, machine.usable(), &claim).unwrap();
     assert_eq!(
@@ -56,6 +56,7 @@ fn fit_and_placement_agree() {
     let claim = PodClaim {
         containers: vec![container("a", 3), container("b", 2)],
         init: vec![container("i", 4)],
+        ..PodClaim::default()
     };
     for free in 0..256 {
         let free = GpuSet::from_bits(free);
@@ -72,7 +73,7 @@ fn containers_do_not_take_each_others_bridge() {
     let machine = Machine::new(&a100_bridges());
     let claim = PodClaim {
         containers: vec![container("any", 2), bridged("joined")],
-        init: Vec::new(),
+        ..PodClaim::default()
     };
     let placement = place_pod(&machine, set(&[0, 2, 5, 4]), &claim).unwrap();
     assert_eq!(machine.set_of(&gpus(&placement, "joined")), set(&[0, 2]));
@@ -85,6 +86,7 @@ fn init_containers_run_in_the_gpus_of_the_others() {
     let claim = PodClaim {
         containers: vec![container("main", 2)],
         init: vec![container("load", 1)],
+        ..PodClaim::default()
     };
     let placement = place_pod(&machine, set(&[1, 2, 3]), &claim).unwrap();
     assert_eq!(placement.gpus, set(&[2, 3]));
@@ -97,6 +99,7 @@ fn a_greedier_init_container_decides_and_the_others_stay_in_it() {
     let claim = PodClaim {
         containers: vec![container("main", 1)],
         init: vec![container("load", 2)],
+        ..PodClaim::default()
     };
     let placement = place_pod(&machine, set(&[1, 2, 3]), &claim).unwrap();
     assert_eq!(placement.gpus, set(&[2, 3]));
@@ -112,7 +115,7 @@ fn together_too_many_is_too_many() {
     let machine = Machine::new(&l40s_4());
     let claim = PodClaim {
         containers: vec![container("a", 3), container("b", 2)],
-        init: Vec::new(),
+        ..PodClaim::default()
     };
     assert_eq!(
         place_pod(&machine, machine.usable(), &claim),
@@ -120,7 +123,7 @@ fn together_too_many_is_too_many() {
     );
     let claim = PodClaim {
         containers: vec![container("a", 2), container("b", 2)],
-        init: Vec::new(),
+        ..PodClaim::default()
     };
     assert_eq!(
         place_pod(&machine, set(&[0, 1, 2]), &claim),
@@ -134,7 +137,7 @@ fn what_no_empty_machine_can_join_is_impossible() {
     let five = ["a", "b", "c", "d"].map(bridged).to_vec();
     let claim = |containers| PodClaim {
         containers,
-        init: Vec::new(),
+        ..PodClaim::default()
     };
     assert!(place_pod(&machine, machine.usable(), &claim(five.clone())).is_ok());
     let mut status = a100_bridges();
