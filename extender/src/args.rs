@@ -7,8 +7,8 @@ use anyhow::{Context as _, bail};
 use berth_topology::{lease, names};
 use clap::Parser;
 
+use crate::leadership::LeaderLease;
 use crate::tls;
-use crate::watch::LeaderLease;
 use berth_extender_core::decide::Preference;
 use berth_extender_core::group::DEFAULT_RACK_LABEL;
 

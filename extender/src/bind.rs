@@ -10,18 +10,21 @@ use berth_extender_core::bind::{
     Error, Placed, Prepared, Request, already_bound, binding, placed, prepare, settle,
 };
 use berth_extender_core::index::Index;
+use berth_extender_core::leader::{POST_MAX, READ_MAX};
 use berth_extender_core::pod::PodRecord;
-use k8s_openapi::api::core::v1::{Binding, Pod};
-use kube::api::{Api, PostParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::Api;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::leadership::Leadership;
 use crate::lock;
 use crate::metrics::Metrics;
 
-/// Together with two reads below kube-scheduler's `httpTimeout` of 5 s, so that it hears the truth.
-const POST_TIMEOUT: Duration = Duration::from_millis(3_000);
-/// One read of the pod.
-const READ_TIMEOUT: Duration = Duration::from_millis(700);
+// One POST and two reads stay below kube-scheduler's `httpTimeout` of 5 s, so that it hears the truth.
+const _: () = assert!(POST_MAX.as_millis() + 2 * READ_MAX.as_millis() < 5_000);
+/// Bindings at once. kube-scheduler has no bound of its own: a large group binds all its pods together.
+const AT_ONCE_MAX: usize = 256;
 
 /// Binds pods. Cheap to clone.
 #[derive(Clone)]
@@ -29,6 +32,9 @@ pub struct Binder {
     index: Arc<Mutex<Index>>,
     client: kube::Client,
     metrics: Arc<Metrics>,
+    /// Where there is one, nothing is sent that it does not allow.
+    leadership: Option<Arc<Leadership>>,
+    at_once: Arc<Semaphore>,
 }
 
 // === impl Binder ===
@@ -47,7 +53,26 @@ impl Binder {
             index,
             client,
             metrics,
+            leadership: None,
+            at_once: Arc::new(Semaphore::new(AT_ONCE_MAX)),
         }
+    }
+
+    /// Sends nothing unless that allows it.
+    #[must_use]
+    pub fn while_leading(self, leadership: Arc<Leadership>) -> Self {
+        Self {
+            leadership: Some(leadership),
+            ..self
+        }
+    }
+
+    /// Resolves when no binding is under way. Others are refused from now on.
+    pub async fn drain(&self) {
+        let all = u32::try_from(AT_ONCE_MAX).unwrap_or(u32::MAX);
+        // It fails where it was called before.
+        let _ = self.at_once.acquire_many(all).await;
+        self.at_once.close();
     }
 
     /// Binds one pod, with the GPUs chosen now.
@@ -55,6 +80,7 @@ impl Binder {
     /// # Errors
     /// When it is not bound, or not known to be.
     pub async fn bind(&self, request: &Request) -> Result<(), Error> {
+        let _one = self.at_once.try_acquire().map_err(|_| Error::TooMany)?;
         let (known, is_gone) = {
             let index = lock(&self.index);
             (
@@ -92,26 +118,23 @@ impl Binder {
     }
 
     async fn post(&self, request: &Request, annotation: Option<&str>) -> Result<(), Error> {
-        let binding = binding(request, annotation);
-        let parameters = PostParams::default();
-        let pods = self.pods(request);
-        let post = pods.create_subresource::<Binding, serde_json::Value>(
-            "binding",
-            &request.name,
-            &parameters,
-            &binding,
-        );
-        let outcome = match timeout(POST_TIMEOUT, post).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
-                self.metrics.conflict();
-                self.settle_conflict(request, &status.message).await
+        let outcome = match self.may_take() {
+            None => Err(Error::NotLeading),
+            Some(limit) => {
+                let sent = self.send(request, annotation, limit);
+                match timeout(limit, sent).await {
+                    Ok(Ok(_)) => Ok(()),
+                    Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
+                        self.metrics.conflict();
+                        self.settle_conflict(request, &status.message).await
+                    }
+                    Ok(Err(error)) => Err(failure(&error)),
+                    Err(_) => Err(Error::Unsure(format!(
+                        "no answer within {} ms",
+                        limit.as_millis()
+                    ))),
+                }
             }
-            Ok(Err(error)) => Err(failure(&error)),
-            Err(_) => Err(Error::Unsure(format!(
-                "no answer within {} s",
-                POST_TIMEOUT.as_secs()
-            ))),
         };
         settle(
             &mut lock(&self.index),
@@ -120,6 +143,37 @@ impl Binder {
             Instant::now(),
         );
         outcome
+    }
+
+    /// How long a binding that is sent now may take; `None`: it must not be sent.
+    fn may_take(&self) -> Option<Duration> {
+        match &self.leadership {
+            Some(leadership) => lock(&leadership.leader).bind_within(Instant::now()),
+            None => Some(POST_MAX),
+        }
+    }
+
+    /// The POST. The API server gives it up after `limit`, too: none takes effect later than that
+    /// (`WithRequestDeadline` in k8s.io/apiserver reads the parameter `timeout`).
+    async fn send(
+        &self,
+        request: &Request,
+        annotation: Option<&str>,
+        limit: Duration,
+    ) -> kube::Result<serde_json::Value> {
+        let body =
+            serde_json::to_vec(&binding(request, annotation)).map_err(kube::Error::SerdeError)?;
+        let uri = format!(
+            "/api/v1/namespaces/{}/pods/{}/binding?timeout={}ms",
+            request.namespace,
+            request.name,
+            limit.as_millis()
+        );
+        let post = http::Request::post(uri)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(body)
+            .map_err(kube::Error::HttpError)?;
+        self.client.request(post).await
     }
 
     /// A conflict may be our own earlier binding, whose answer was lost.
@@ -132,13 +186,13 @@ impl Binder {
 
     /// The pod as the API server has it; `None` for one that asks for nothing of ours.
     async fn read_record(&self, request: &Request) -> Result<Option<PodRecord>, Error> {
-        let pod = match timeout(READ_TIMEOUT, self.pods(request).get_opt(&request.name)).await {
+        let pod = match timeout(READ_MAX, self.pods(request).get_opt(&request.name)).await {
             Ok(Ok(pod)) => pod.ok_or(Error::Gone)?,
             Ok(Err(error)) => return Err(Error::Read(error.to_string())),
             Err(_) => {
                 return Err(Error::Read(format!(
                     "no answer within {} ms",
-                    READ_TIMEOUT.as_millis()
+                    READ_MAX.as_millis()
                 )));
             }
         };

@@ -1,35 +1,48 @@
 //! The HTTP side: decode, ask, encode.
 //!
-//! kube-scheduler takes only a 200 for an answer, so what cannot be read is answered with one that
-//! says so. A replica that does not lead, or has not seen the cluster yet, says 503 and closes the
-//! connection: kube-scheduler keeps connections, so readiness alone would protect nothing.
+//! kube-scheduler takes only a 200 for an answer. A request that cannot be granted gets one that says
+//! so; a body that is no request gets a 4xx. A replica that does not lead, or does not know yet what
+//! the one before it did, says 503 and closes the connection: kube-scheduler keeps connections, so
+//! readiness alone would protect nothing.
+//!
+//! Whoever connects gets so much and no more: connections, time for the head and for the body
+//! (`body`), bytes, and depth and number of JSON values (`wire`).
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::dev::Server;
 use actix_web::http::header;
-use actix_web::web::{self, Bytes, Data, PayloadConfig};
+use actix_web::web::{self, Data, Payload};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 
+use berth_extender_core::leader::Standing;
 use berth_extender_core::simulate;
 
 use crate::answer::Service;
+use crate::leadership::Leadership;
 use crate::lock;
 use crate::metrics::Format;
+use crate::tls::Identity;
 use crate::wire;
-use berth_extender_core::leader::Leader;
 
-/// Whole nodes of a large cluster (`nodeCacheCapable: false`) are megabytes; beyond this it is no
-/// scheduler that asks.
-const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// The scheduler and a few that scrape.
+mod body;
+
+pub use body::Budget;
+
+/// The scheduler, its bindings at once and a few that scrape, of each worker.
 const CONNECTIONS_MAX: usize = 256;
 /// Until a request's head must be there.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may wait for its next request. kube-scheduler opens another.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Until TLS must be agreed on.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Two are plenty: kube-scheduler filters one pod at a time, and binds wait for the API server.
 const WORKERS: usize = 2;
+/// Once told to end, how long requests under way may take, in seconds: as long as kube-scheduler waits.
+const SHUTDOWN_SECONDS: u64 = 5;
 
 /// What the handlers share.
 #[derive(Clone, Debug)]
@@ -37,9 +50,13 @@ pub struct Shared {
     /// Decides.
     pub service: Arc<Service>,
     /// Whether this replica may.
-    pub leader: Arc<Mutex<Leader>>,
+    pub leadership: Arc<Leadership>,
     /// Where binds run, so that they end even if kube-scheduler hangs up.
     pub runtime: tokio::runtime::Handle,
+    /// What bodies take.
+    pub bodies: Budget,
+    /// What is shown to callers, where TLS is used.
+    pub identity: Option<Arc<Identity>>,
 }
 
 /// Where to listen.
@@ -51,26 +68,24 @@ pub struct Listen {
     pub tls: Option<rustls::ServerConfig>,
 }
 
-/// A body, or why there is none.
-type Body = Result<Bytes, actix_web::Error>;
-
-/// Starts to serve. The server runs when it is awaited, and stops on SIGTERM or SIGINT.
+/// Starts to serve. The server runs when it is awaited, and stops when its handle says so.
 ///
 /// # Errors
 /// When the address cannot be listened on.
 pub fn serve(listen: Listen, shared: Shared) -> io::Result<Server> {
     let app = move || {
-        let limits = PayloadConfig::new(BODY_BYTES_MAX);
         App::new()
-            .app_data(limits)
             .app_data(Data::new(shared.clone()))
             .configure(routes)
     };
     let server = HttpServer::new(app)
         .workers(WORKERS)
+        .disable_signals()
         .max_connections(CONNECTIONS_MAX)
         .client_request_timeout(HEAD_TIMEOUT)
-        .shutdown_timeout(5);
+        .tls_handshake_timeout(HANDSHAKE_TIMEOUT)
+        .keep_alive(IDLE_TIMEOUT)
+        .shutdown_timeout(SHUTDOWN_SECONDS);
     let server = match listen.tls {
         Some(tls) => server.bind_rustls_0_23(&listen.address, tls)?,
         None => server.bind(&listen.address)?,
@@ -94,85 +109,56 @@ fn routes(config: &mut web::ServiceConfig) {
         .route("/explain/{namespace}/{pod}", web::get().to(explain));
 }
 
-async fn filter(shared: Data<Shared>, body: Body) -> HttpResponse {
-    shared.answer("filter", body, |service, body| {
-        match wire::decode("filter", body) {
-            Ok(args) => (service.filter(args), true),
-            Err(error) => (wire::FilterResult::failure(error.to_string()), false),
-        }
-    })
+async fn filter(shared: Data<Shared>, payload: Payload) -> HttpResponse {
+    let answer = |service: &Service, args| service.filter(args);
+    shared.answer("filter", payload, answer).await
 }
 
-async fn prioritize(shared: Data<Shared>, body: Body) -> HttpResponse {
-    shared.answer("prioritize", body, |service, body| {
-        match wire::decode("prioritize", body) {
-            Ok(args) => (service.prioritize(&args), true),
-            Err(error) => {
-                tracing::warn!(%error, "prioritize");
-                (Vec::new(), false)
-            }
-        }
-    })
+async fn prioritize(shared: Data<Shared>, payload: Payload) -> HttpResponse {
+    let answer = |service: &Service, args: wire::ExtenderArgs| service.prioritize(&args);
+    shared.answer("prioritize", payload, answer).await
 }
 
-async fn preempt(shared: Data<Shared>, body: Body) -> HttpResponse {
-    shared.answer("preempt", body, |service, body| {
-        match wire::decode("preempt", body) {
-            Ok(args) => (service.preempt(&args), true),
-            Err(error) => {
-                tracing::warn!(%error, "preempt");
-                (wire::PreemptionResult::default(), false)
-            }
-        }
-    })
+async fn preempt(shared: Data<Shared>, payload: Payload) -> HttpResponse {
+    let answer = |service: &Service, args: wire::PreemptionArgs| service.preempt(&args);
+    shared.answer("preempt", payload, answer).await
 }
 
-async fn bind(shared: Data<Shared>, body: Body) -> HttpResponse {
-    if let Some(refusal) = shared.unavailable() {
-        return refusal;
-    }
-    let started = Instant::now();
-    let body = body.unwrap_or_default();
-    let answer = match wire::decode::<wire::BindingArgs>("bind", &body) {
-        Ok(args) => {
-            let service = shared.service.clone();
-            let task = shared
-                .runtime
-                .spawn(async move { service.bind(&args.request()).await });
-            task.await.unwrap_or_else(|error| wire::BindingResult {
-                error: error.to_string(),
-            })
-        }
-        Err(error) => {
-            shared.service.metrics.bad_request("bind");
-            wire::BindingResult {
-                error: error.to_string(),
-            }
-        }
+async fn bind(shared: Data<Shared>, payload: Payload) -> HttpResponse {
+    let args: wire::BindingArgs = match shared.request("bind", payload).await {
+        Ok(args) => args,
+        Err(refusal) => return refusal,
     };
+    let started = Instant::now();
+    let service = shared.service.clone();
+    let bind = async move { service.bind(&args.request()).await };
+    let answer = shared.runtime.spawn(bind).await;
+    let answer = answer.unwrap_or_else(|error| wire::BindingResult {
+        error: error.to_string(),
+    });
     shared.service.metrics.request("bind", started.elapsed());
     HttpResponse::Ok().json(answer)
 }
 
-async fn simulate(shared: Data<Shared>, body: Body) -> HttpResponse {
-    let body = body.unwrap_or_default();
-    let answer = wire::decode("simulate", &body).map_err(|error| error.to_string());
-    let resource = &shared.service.resource;
-    match answer.and_then(|request| {
-        simulate::simulate(&request, resource).map_err(|error| error.to_string())
-    }) {
+async fn simulate(shared: Data<Shared>, payload: Payload) -> HttpResponse {
+    let request = match shared.body("simulate", payload).await {
+        Ok(request) => request,
+        Err(refusal) => return refusal,
+    };
+    match simulate::simulate(&request, &shared.service.resource) {
         Ok(answer) => HttpResponse::Ok().json(answer),
-        Err(error) => {
-            shared.service.metrics.bad_request("simulate");
-            HttpResponse::BadRequest().json(serde_json::json!({"error": error}))
-        }
+        Err(error) => shared.bad_request("simulate", &error.to_string()),
     }
 }
 
 async fn metrics(shared: Data<Shared>, request: HttpRequest) -> HttpResponse {
     let accept = request.headers().get(header::ACCEPT);
     let format = Format::of_accept(accept.and_then(|value| value.to_str().ok()));
-    let text = shared.service.metrics_text(shared.leads(), format);
+    let identity = shared.identity.as_ref();
+    let expiry = identity.and_then(|own| own.expires_at_seconds());
+    shared.service.metrics.certificate_expires(expiry);
+    let leads = shared.leadership.leads();
+    let text = shared.service.metrics_text(leads, format);
     HttpResponse::Ok()
         .content_type(format.content_type())
         .body(text)
@@ -202,38 +188,68 @@ async fn explain(shared: Data<Shared>, path: web::Path<(String, String)>) -> Htt
 // === impl Shared ===
 
 impl Shared {
-    fn leads(&self) -> bool {
-        lock(&self.leader).leads(Instant::now())
-    }
-
     /// The answer of a replica that must not decide.
     fn unavailable(&self) -> Option<HttpResponse> {
-        let why = match (self.leads(), self.service.is_synced()) {
-            (false, _) => "this replica's scheduler does not lead",
-            (_, false) => "the cluster has not been listed yet",
-            (true, true) => return None,
+        let why = match self.leadership.standing() {
+            Standing::No(why) => why.to_string(),
+            Standing::Serves if self.service.is_synced() => return None,
+            Standing::Serves => "the cluster has not been listed yet".to_owned(),
         };
         Some(HttpResponse::ServiceUnavailable().force_close().body(why))
     }
 
-    /// Times, counts and encodes what `decide` says of the body. It says whether it could be read.
-    fn answer<T: serde::Serialize>(
+    /// Times and encodes what `decide` says of the request.
+    async fn answer<Q, A>(
         &self,
         verb: &'static str,
-        body: Body,
-        decide: impl FnOnce(&Service, &[u8]) -> (T, bool),
-    ) -> HttpResponse {
-        if let Some(refusal) = self.unavailable() {
-            return refusal;
-        }
+        payload: Payload,
+        decide: impl FnOnce(&Service, Q) -> A,
+    ) -> HttpResponse
+    where
+        Q: wire::Bounded,
+        A: serde::Serialize,
+    {
         let started = Instant::now();
-        let (answer, was_read) = decide(&self.service, &body.unwrap_or_default());
-        if !was_read {
-            self.service.metrics.bad_request(verb);
-        }
-        let response = HttpResponse::Ok().json(answer);
+        let request = match self.request(verb, payload).await {
+            Ok(request) => request,
+            Err(refusal) => return refusal,
+        };
+        let response = HttpResponse::Ok().json(decide(&self.service, request));
         self.service.metrics.request(verb, started.elapsed());
         response
+    }
+
+    /// What kube-scheduler asks, unless this replica must not answer, before the body is read or after.
+    async fn request<Q: wire::Bounded>(
+        &self,
+        verb: &'static str,
+        payload: Payload,
+    ) -> Result<Q, HttpResponse> {
+        if let Some(refusal) = self.unavailable() {
+            return Err(refusal);
+        }
+        let request = self.body(verb, payload).await?;
+        self.unavailable().map_or(Ok(request), Err)
+    }
+
+    /// A body, decoded.
+    async fn body<Q: wire::Bounded>(
+        &self,
+        verb: &'static str,
+        payload: Payload,
+    ) -> Result<Q, HttpResponse> {
+        let body = body::read(payload, &self.bodies).await.map_err(|error| {
+            self.service.metrics.bad_request(verb);
+            tracing::warn!(verb, %error, "a body that is not taken");
+            error.answer()
+        })?;
+        wire::decode(verb, &body.bytes).map_err(|error| self.bad_request(verb, &error.to_string()))
+    }
+
+    fn bad_request(&self, verb: &'static str, error: &str) -> HttpResponse {
+        self.service.metrics.bad_request(verb);
+        tracing::warn!(verb, error, "a body that is no request");
+        HttpResponse::BadRequest().json(serde_json::json!({"error": error}))
     }
 }
 

@@ -6,22 +6,27 @@
 //!      └──── bind ◄─────┴─── reserve ◄───────────────┘
 //! ```
 //!
-//! `wire` alone knows kube-scheduler's JSON; `watch`, `bind` and `poke` alone know the client. What is
+//! `wire` alone knows kube-scheduler's JSON; `watch`, `leadership`, `bind` and `poke` alone know the client. What is
 //! decided, and from what, lies in `berth_extender_core`, which knows neither, nor any clock.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use berth_extender_core::index::Index;
-use berth_extender_core::leader::Leader;
+use berth_extender_core::leader::Standing;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::leadership::Leadership;
 
 pub mod answer;
 pub mod args;
 pub mod bind;
 pub mod http;
+pub mod leadership;
 pub mod metrics;
 pub mod poke;
 pub mod tls;
@@ -33,15 +38,21 @@ mod fake_api;
 #[cfg(test)]
 mod pitfalls;
 
-/// Watches the cluster and serves until SIGTERM or SIGINT.
+/// Longest that bindings under way are waited for at the end.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Watches the cluster and serves until SIGTERM or SIGINT. Then bindings under way are finished, and
+/// none is started.
 ///
 /// # Errors
 /// When the configuration cannot be used or the address cannot be listened on. A cluster that does
 /// not answer is no error: it is waited for, and readiness says so.
 pub async fn run(args: &args::Args) -> anyhow::Result<()> {
+    let identity = args.tls()?.map(tls::Identity::load).transpose();
+    let identity = identity.context("preparing TLS")?;
     let listen = http::Listen {
         address: args.listen.clone(),
-        tls: tls_config(args)?,
+        tls: identity.as_ref().map(tls::Identity::server_config),
     };
     let client = client(args)
         .await
@@ -49,39 +60,59 @@ pub async fn run(args: &args::Args) -> anyhow::Result<()> {
     let mut index = Index::new(&args.resource, args.stale_after.0, Instant::now());
     index.rack_label.clone_from(&args.rack_label);
     let index = Arc::new(Mutex::new(index));
-    let leader = Arc::new(Mutex::new(Leader::new(args.leader_identity()?)));
+    let leadership = Arc::new(Leadership::new(args.leader_identity()?));
     let metrics: Arc<metrics::Metrics> = Arc::default();
+    let binder = bind::Binder::new(index.clone(), client.clone(), metrics.clone());
     let service = Arc::new(answer::Service {
         index: index.clone(),
-        binder: bind::Binder::new(index.clone(), client.clone(), metrics.clone()),
+        binder: binder.while_leading(leadership.clone()),
         waiting: Arc::default(),
         decisions: Mutex::default(),
         metrics,
         resource: args.resource.clone(),
         preference: args.preference(),
     });
-    let leader_of = (&leader, args.leader_lease());
-    let mut tasks = watch::spawn(&client, &index, leader_of, &service.metrics);
-    spawn_poke(&mut tasks, client, service.clone(), leader.clone());
-    let shared = http::Shared {
-        service,
-        leader,
-        runtime: tokio::runtime::Handle::current(),
-    };
-    let server = http::serve(listen, shared).context("listening for kube-scheduler")?;
-    tokio::select! {
-        served = server => served.context("serving kube-scheduler"),
-        Some(ended) = tasks.join_next() => ended.context("a background task ended"),
+    let mut tasks = watch::spawn(&client, &index, &leadership, &service.metrics);
+    if let Some(lease) = args.leader_lease() {
+        leadership::spawn(&mut tasks, &client, lease, &leadership, &service.metrics);
     }
+    spawn_poke(&mut tasks, client, service.clone(), leadership.clone());
+    let shared = http::Shared {
+        service: service.clone(),
+        leadership: leadership.clone(),
+        runtime: tokio::runtime::Handle::current(),
+        bodies: http::Budget::default(),
+        identity: identity.clone(),
+    };
+    if let Some(identity) = identity {
+        tasks.spawn(identity.follow());
+    }
+    let server = http::serve(listen, shared).context("listening for kube-scheduler")?;
+    let handle = server.handle();
+    tokio::pin!(server);
+    tokio::select! {
+        served = &mut server => return served.context("serving kube-scheduler"),
+        Some(ended) = tasks.join_next() => return ended.context("a background task ended"),
+        told = told_to_end() => told.context("listening for signals")?,
+    }
+    tracing::info!("ending: no binding is started any more");
+    lock(&leadership.leader).retire();
+    let (_, served) = tokio::join!(handle.stop(true), server);
+    if timeout(DRAIN_MAX, service.binder.drain()).await.is_err() {
+        tracing::warn!("ending while bindings are under way");
+    }
+    served.context("serving kube-scheduler")
 }
 
-fn tls_config(args: &args::Args) -> anyhow::Result<Option<rustls::ServerConfig>> {
-    let files = args.tls()?;
-    files
-        .as_ref()
-        .map(tls::server_config)
-        .transpose()
-        .context("preparing TLS")
+/// Resolves on SIGTERM or SIGINT.
+async fn told_to_end() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
 }
 
 async fn client(args: &args::Args) -> anyhow::Result<kube::Client> {
@@ -99,14 +130,14 @@ fn spawn_poke(
     tasks: &mut JoinSet<()>,
     client: kube::Client,
     service: Arc<answer::Service>,
-    leader: Arc<Mutex<Leader>>,
+    leadership: Arc<Leadership>,
 ) {
     tasks.spawn(async move {
         let mut ticks = tokio::time::interval(poke::LOOK_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let leads = lock(&leader).leads(Instant::now());
+            let leads = leadership.standing() == Standing::Serves;
             match poke::look(&client, &service.index, &service.waiting, leads).await {
                 Ok(true) => service.metrics.poked("poked"),
                 Ok(false) => {}

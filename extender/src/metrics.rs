@@ -51,7 +51,11 @@ pub struct Metrics {
     hints: Level,
     mismatches: Level,
     leads: Level,
+    /// Without TLS there is no sample.
+    certificate_expiry: Family<NoLabels, Level>,
 }
+
+type NoLabels = [(&'static str, &'static str); 0];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Verb {
@@ -101,6 +105,7 @@ impl Default for Metrics {
             hints: Gauge::default(),
             mismatches: Gauge::default(),
             leads: Gauge::default(),
+            certificate_expiry: Family::default(),
         };
         metrics.register_requests();
         metrics.register_placements();
@@ -162,6 +167,16 @@ impl Metrics {
         all.register("leads", "Whether this replica answers", self.leads.clone());
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         all.register("build", "The program", build);
+        let expiry = self.certificate_expiry.clone();
+        let help = "When the certificate that is served with expires, in Unix time";
+        all.register_with_unit("certificate_expiry_timestamp", help, Unit::Seconds, expiry);
+    }
+
+    /// The certificate that is served with expires then.
+    pub(crate) fn certificate_expires(&self, at_seconds: Option<i64>) {
+        if let Some(at_seconds) = at_seconds {
+            self.certificate_expiry.get_or_create(&[]).set(at_seconds);
+        }
     }
 
     pub(crate) fn request(&self, verb: &'static str, took: Duration) {

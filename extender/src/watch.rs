@@ -2,6 +2,7 @@
 //!
 //! A watch that broke is always followed by a fresh list, never resumed: what was missed is then
 //! known to be nothing, and freshness counts from there. Between the two the index stays as it was.
+//! Pods are also listed anew when leadership has changed (`leadership`).
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -15,10 +16,10 @@ use kube::api::Api;
 use kube::runtime::watcher::{self, Event};
 use tokio::task::JoinSet;
 
+use crate::leadership::Leadership;
 use crate::lock;
 use crate::metrics::Metrics;
 use berth_extender_core::index::{Index, Kind};
-use berth_extender_core::leader::Leader;
 use berth_extender_core::pod::PodRecord;
 
 /// First pause after a broken watch.
@@ -26,42 +27,38 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Longest pause: an API server that comes back is found within it.
 const PAUSE_MAX: Duration = Duration::from_secs(3);
 
-/// The scheduler's Lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeaderLease {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-}
-
 /// Who listens to one kind of object.
-trait Listener {
+pub(crate) trait Listener {
     /// The object.
     type Object;
     /// What is kept of one until its list is complete.
     type Kept;
 
     fn name(&self) -> &'static str;
+    /// A list is about to be asked for.
+    fn begin(&self) {}
     fn keep(&self, object: Self::Object) -> Option<Self::Kept>;
     fn reset(&self, kept: Vec<Self::Kept>);
     fn apply(&self, object: &Self::Object);
     fn delete(&self, object: &Self::Object);
     /// The watch broke.
     fn lost(&self);
+    /// Resolves when everything is to be listed again.
+    fn again(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
 }
 
 struct Nodes(Arc<Mutex<Index>>);
 struct Topologies(Arc<Mutex<Index>>);
-struct Pods(Arc<Mutex<Index>>, String);
+struct Pods(Arc<Mutex<Index>>, String, Arc<Leadership>);
 struct Leases(Arc<Mutex<Index>>);
-struct Leaders(Arc<Mutex<Leader>>);
 
 /// Starts every watch. They end when the set is dropped.
 pub fn spawn(
     client: &kube::Client,
     index: &Arc<Mutex<Index>>,
-    leader: (&Arc<Mutex<Leader>>, Option<&LeaderLease>),
+    leadership: &Arc<Leadership>,
     metrics: &Arc<Metrics>,
 ) -> JoinSet<()> {
     let config = || watcher::Config::default().page_size(500);
@@ -80,7 +77,8 @@ pub fn spawn(
         metrics.clone(),
     ));
     let pods: Api<Pod> = Api::all(client.clone());
-    let listener = Pods(index.clone(), lock(index).resource.clone());
+    let resource = lock(index).resource.clone();
+    let listener = Pods(index.clone(), resource, leadership.clone());
     tasks.spawn(follow(
         move || watcher::watcher(pods.clone(), config()),
         listener,
@@ -93,21 +91,11 @@ pub fn spawn(
         listener,
         metrics.clone(),
     ));
-    if let (leader, Some(lease)) = leader {
-        let leases: Api<Lease> = Api::namespaced(client.clone(), &lease.namespace);
-        let one = config().fields(&format!("metadata.name={}", lease.name));
-        let listener = Leaders(leader.clone());
-        tasks.spawn(follow(
-            move || watcher::watcher(leases.clone(), one.clone()),
-            listener,
-            metrics.clone(),
-        ));
-    }
     tasks
 }
 
 /// Watches for ever.
-async fn follow<L, S>(watch: impl Fn() -> S, listener: L, metrics: Arc<Metrics>)
+pub(crate) async fn follow<L, S>(watch: impl Fn() -> S, listener: L, metrics: Arc<Metrics>)
 where
     L: Listener,
     S: Stream<Item = watcher::Result<Event<L::Object>>>,
@@ -115,7 +103,12 @@ where
     let mut pause = PAUSE_MIN;
     loop {
         let started = Instant::now();
-        if let Err(error) = follow_once(watch(), &listener).await {
+        let followed = tokio::select! {
+            followed = follow_once(watch(), &listener) => followed,
+            // Nothing was missed: the index stays until the new list is complete.
+            () = listener.again() => continue,
+        };
+        if let Err(error) = followed {
             tracing::warn!(kind = listener.name(), error = %error, "watching; starting again");
         }
         listener.lost();
@@ -137,7 +130,10 @@ async fn follow_once<L: Listener>(
     let mut kept = Vec::new();
     while let Some(event) = events.try_next().await? {
         match event {
-            Event::Init => kept.clear(),
+            Event::Init => {
+                kept.clear();
+                listener.begin();
+            }
             Event::InitApply(object) => kept.extend(listener.keep(object)),
             Event::InitDone => listener.reset(std::mem::take(&mut kept)),
             Event::Apply(object) => listener.apply(&object),
@@ -215,12 +211,16 @@ impl Listener for Pods {
     fn name(&self) -> &'static str {
         "pods"
     }
+    fn begin(&self) {
+        lock(&self.2.fence).begin(Instant::now());
+    }
     /// A cluster's pods are many and large; only what the index needs waits for the list's end.
     fn keep(&self, pod: Pod) -> Option<PodRecord> {
         PodRecord::read(&pod, &self.1)
     }
     fn reset(&self, records: Vec<PodRecord>) {
         lock(&self.0).reset_pods(records);
+        lock(&self.2.fence).end();
     }
     fn apply(&self, pod: &Pod) {
         lock(&self.0).apply_pod(pod);
@@ -229,7 +229,11 @@ impl Listener for Pods {
         lock(&self.0).delete_pod(pod.metadata.uid.as_deref().unwrap_or_default());
     }
     fn lost(&self) {
+        lock(&self.2.fence).fail();
         lock(&self.0).lost(Kind::Pods, Instant::now());
+    }
+    async fn again(&self) {
+        self.2.list_again.notified().await;
     }
 }
 
@@ -255,30 +259,4 @@ impl Listener for Leases {
     fn lost(&self) {
         lock(&self.0).lost(Kind::Leases, Instant::now());
     }
-}
-
-impl Listener for Leaders {
-    type Object = Lease;
-    type Kept = Lease;
-
-    fn name(&self) -> &'static str {
-        "leader"
-    }
-    fn keep(&self, lease: Lease) -> Option<Lease> {
-        Some(lease)
-    }
-    fn reset(&self, leases: Vec<Lease>) {
-        match leases.first() {
-            Some(lease) => lock(&self.0).apply(lease, Instant::now()),
-            None => lock(&self.0).delete(),
-        }
-    }
-    fn apply(&self, lease: &Lease) {
-        lock(&self.0).apply(lease, Instant::now());
-    }
-    fn delete(&self, _: &Lease) {
-        lock(&self.0).delete();
-    }
-    /// Its age goes on: a leader that cannot be seen to lead does not.
-    fn lost(&self) {}
 }

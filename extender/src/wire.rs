@@ -4,14 +4,19 @@
 //! field names are the keys: PascalCase, with `PodUID` and `UID` in capitals, and nothing omitted
 //! (`null` instead). Go reads keys in any case; so do we where older senders differ. Answers are
 //! PascalCase always. Only HTTP 200 counts there, so a failure travels as `Error` in a 200.
+//! What is decoded is bounded first (`bounds`).
 
 use std::collections::BTreeMap;
 
 use berth_extender_core::bind;
+use berth_extender_core::simulate;
 use berth_topology::ids::PodUid;
 use k8s_openapi::api::core::v1::Pod;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+mod bounds;
 
 /// Worst score of a node (`MinExtenderPriority`).
 pub const SCORE_MIN: i64 = 0;
@@ -23,7 +28,7 @@ pub const SCORE_MAX: i64 = 10;
 #[serde(rename_all = "PascalCase")]
 pub struct ExtenderArgs {
     /// The pod to place.
-    #[serde(default, alias = "pod")]
+    #[serde(default, alias = "pod", deserialize_with = "bounds::pod")]
     pub pod: Option<Pod>,
     /// Whole nodes, where `nodeCacheCapable` is false. Passed through unread, but for the name.
     #[serde(default, alias = "nodes")]
@@ -72,10 +77,14 @@ pub struct HostPriority {
 #[serde(rename_all = "PascalCase")]
 pub struct PreemptionArgs {
     /// The pod that wants room.
-    #[serde(default, alias = "pod")]
+    #[serde(default, alias = "pod", deserialize_with = "bounds::pod")]
     pub pod: Option<Pod>,
     /// Whole victims, where `nodeCacheCapable` is false.
-    #[serde(default, alias = "nodeNameToVictims")]
+    #[serde(
+        default,
+        alias = "nodeNameToVictims",
+        deserialize_with = "bounds::victims"
+    )]
     pub node_name_to_victims: Option<BTreeMap<String, Option<Victims>>>,
     /// Victims by uid, where it is true.
     #[serde(default, alias = "nodeNameToMetaVictims")]
@@ -168,14 +177,84 @@ pub enum Error {
     /// The request names no pod.
     #[error("the body of {0} holds no Pod")]
     NoPod(&'static str),
+    /// It would take too much memory.
+    #[error("the body of {0} holds more values than any request has")]
+    TooMuch(&'static str),
+    /// A pod, namespace or node whose name Kubernetes would not take.
+    #[error("the body of {0} holds a name that is none")]
+    NoName(&'static str),
+}
+
+/// A body that is a request only within bounds.
+pub trait Bounded: DeserializeOwned {
+    /// Objects that it may hold, in all.
+    const OBJECTS_MAX: usize = usize::MAX;
+
+    /// Whether what it holds is bounded.
+    ///
+    /// # Errors
+    /// When it is not.
+    fn check(&self, verb: &'static str) -> Result<(), Error>;
 }
 
 /// Reads a body. Unknown keys are ignored.
 ///
 /// # Errors
-/// When it is not the JSON that `verb` is sent.
-pub fn decode<T: serde::de::DeserializeOwned>(verb: &'static str, body: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(body).map_err(|source| Error::Json { verb, source })
+/// When it is not the JSON that `verb` is sent, or holds more than any request.
+pub fn decode<T: Bounded>(verb: &'static str, body: &[u8]) -> Result<T, Error> {
+    let count = bounds::count(body);
+    if count.values > bounds::VALUES_MAX || count.objects > T::OBJECTS_MAX {
+        return Err(Error::TooMuch(verb));
+    }
+    let request: T = serde_json::from_slice(body).map_err(|source| Error::Json { verb, source })?;
+    request.check(verb)?;
+    Ok(request)
+}
+
+// === impl Bounded ===
+
+impl Bounded for ExtenderArgs {
+    fn check(&self, verb: &'static str) -> Result<(), Error> {
+        let names = self.names();
+        match names.len() <= bounds::NODES_MAX {
+            true if names.iter().all(|name| bounds::is_name(name)) => Ok(()),
+            true => Err(Error::NoName(verb)),
+            false => Err(Error::TooMuch(verb)),
+        }
+    }
+}
+
+impl Bounded for PreemptionArgs {
+    fn check(&self, verb: &'static str) -> Result<(), Error> {
+        let whole = self.node_name_to_victims.iter().flatten();
+        let by_uid = self.node_name_to_meta_victims.iter().flatten();
+        let mut names = whole
+            .map(|(name, _)| name)
+            .chain(by_uid.map(|(name, _)| name));
+        match names.all(|name| bounds::is_name(name)) {
+            true => Ok(()),
+            false => Err(Error::NoName(verb)),
+        }
+    }
+}
+
+impl Bounded for BindingArgs {
+    fn check(&self, verb: &'static str) -> Result<(), Error> {
+        let names = [&self.pod_name, &self.pod_namespace, &self.node];
+        match names.into_iter().all(|name| bounds::is_name(name)) {
+            true => Ok(()),
+            false => Err(Error::NoName(verb)),
+        }
+    }
+}
+
+impl Bounded for simulate::Request {
+    const OBJECTS_MAX: usize = 300_000;
+
+    /// It says itself how many pairs it takes.
+    fn check(&self, _: &'static str) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 // === impl ExtenderArgs ===

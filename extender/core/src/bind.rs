@@ -71,6 +71,12 @@ pub enum Error {
     /// It is not known whether the API server did it.
     #[error("the API server did not answer the binding: {0}; trying again later")]
     Unsure(String),
+    /// This replica leads no more, or not for long enough.
+    #[error("this replica does not lead for long enough to bind the pod; trying again later")]
+    NotLeading,
+    /// So many binds are under way that another would only wait.
+    #[error("too many bindings are under way; trying again later")]
+    TooMany,
     /// The pod could not be read.
     #[error("reading the pod before binding it: {0}")]
     Read(String),
@@ -225,7 +231,10 @@ pub fn binding(request: &Request, annotation: Option<&str>) -> Binding {
 pub fn settle(index: &mut Index, uid: &PodUid, outcome: &Result<(), Error>, now: Instant) {
     match outcome {
         Ok(()) => index.note(uid, State::Written(now)),
-        Err(Error::Unsure(_) | Error::Read(_)) => index.note(uid, State::Unsure(now)),
+        // Not sent, but an earlier one may have been.
+        Err(Error::Unsure(_) | Error::Read(_) | Error::NotLeading) => {
+            index.note(uid, State::Unsure(now));
+        }
         Err(_) => index.release(uid),
     }
 }
@@ -242,6 +251,8 @@ impl Error {
             Self::Unconfirmed(_) => "unconfirmed",
             Self::NoNode(_) | Self::Refused(_) | Self::TooLong => "refused",
             Self::Rejected(_) => "rejected",
+            Self::NotLeading => "not_leading",
+            Self::TooMany => "too_many",
             Self::Unsure(_) | Self::Read(_) => "unsure",
         }
     }

@@ -1,29 +1,98 @@
-//! Whether this replica may answer: while the scheduler beside it leads.
+//! Whether this replica may answer, and until when a binding of its may take effect: while the
+//! scheduler beside it leads.
 //!
 //! There is no election of our own. The scheduler's Lease says who leads; its holder's identity is
-//! `HOST_RANDOM`, and we share the host name. Renewals are timed by our own clock.
+//! `HOST_RANDOM`, and we share the host name. What the Lease says of time is only ever compared for
+//! equality, or subtracted where one machine wrote both; clocks of two machines never are.
+//!
+//! ```text
+//! the holder's machine   R written ───────────────────── leaseDuration ──────────────────▶ may be taken
+//! ours, if we hold it     ▲ a read began, and R was not there yet
+//!                         └──────── we bind ─────────▶│◀─ margin ─▶
+//! ours, if another does        ▲ R is seen
+//!                              └─── its bindings may still take effect ──▶│ then we list pods, and serve
+//! ```
+//!
+//! *When was a renewal written?* Not before a quorum read began that did not find it: so we time our
+//! own right to bind from the last such read. Not after we saw it: so we time another's from then.
+//! The two bounds leave no moment at which both replicas bind, however late either's watch is.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
-/// kube-scheduler's `leaderElection.renewDeadline`: a leader that could not renew for so long ends.
-pub const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+use crate::fence::Fence;
+
+/// Of a lease's duration, what is left unused at its end: `1/MARGIN`. It pays for clocks that run at
+/// different rates and for an API server that commits a write a moment after its request's deadline.
+const MARGIN: u32 = 5;
+/// `leaseDuration` where the Lease does not say; kube-scheduler's default.
+const DURATION: Duration = Duration::from_secs(15);
+/// Longest read of a pod before its binding is sent.
+pub const READ_MAX: Duration = Duration::from_millis(700);
+/// Longest that one binding's POST may take effect after it was sent; the API server is told.
+pub const POST_MAX: Duration = Duration::from_secs(2);
+/// Less is not worth a POST.
+const POST_MIN: Duration = Duration::from_millis(200);
+/// A scheduler that gives its lease back has stopped, so nothing is begun after that. What its
+/// extender had begun reads a pod and sends one POST; the rest is for a commit at the last moment.
+const HANDOVER: Duration = READ_MAX
+    .saturating_add(POST_MAX)
+    .saturating_add(Duration::from_millis(300));
 
 /// What is known of the scheduler's Lease.
 #[derive(Debug)]
 pub struct Leader {
     /// `None`: always leads.
     identity: Option<String>,
+    /// Asked to end: starts nothing any more.
+    is_retired: bool,
     seen: Option<Seen>,
+    /// The newest version seen, of an object that may be gone.
+    version: u64,
+    /// When the last read began that has ended. A renewal that we know not of was written later.
+    read_began: Option<Instant>,
+    /// Until when bindings of the replica that holds it may take effect, if it is another.
+    holder_until: Option<Instant>,
+    /// Until when those of other replicas may that held it before.
+    former_until: Option<Instant>,
 }
 
+/// One version of the Lease.
 #[derive(Debug)]
 struct Seen {
     holder: String,
     renewed: Option<MicroTime>,
-    at: Instant,
+    transitions: i32,
+    duration: Duration,
+    /// No earlier was it written, by our clock; unknown for the first that we see.
+    written_after: Option<Instant>,
+}
+
+/// Whether this replica answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It does.
+    Serves,
+    /// It does not.
+    No(Why),
+}
+
+/// Why a replica does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It was told to end.
+    Retired,
+    /// Another replica's scheduler holds the lease, or nobody.
+    NotHolder,
+    /// Its scheduler holds the lease, but no renewal was seen that is young enough.
+    Lapsed,
+    /// What the replica that led before has begun may still take effect.
+    OthersBind,
+    /// Pods have not been listed since.
+    Unlisted,
 }
 
 // === impl Leader ===
@@ -34,97 +103,240 @@ impl Leader {
     pub fn new(identity: Option<String>) -> Self {
         Self {
             identity,
+            is_retired: false,
             seen: None,
+            version: 0,
+            read_began: None,
+            holder_until: None,
+            former_until: None,
         }
     }
 
-    /// The Lease was listed or changed. The same renewal seen again, as after a relist, is none.
+    /// The watch shows the next version. A renewal that was seen before is none.
     pub fn apply(&mut self, lease: &Lease, now: Instant) {
+        self.observe(lease, true, now);
+    }
+
+    /// A quorum read that began at `began` found this; `None`: there is no such Lease. Versions
+    /// before it may have been missed.
+    pub fn read(&mut self, found: Option<&Lease>, began: Instant, now: Instant) {
+        match found {
+            Some(lease) => self.observe(lease, false, now),
+            None => self.delete(),
+        }
+        self.read_began = self.read_began.max(Some(began));
+    }
+
+    /// The Lease was deleted. Who held it may not know yet.
+    pub fn delete(&mut self) {
+        if self.seen.take().is_some() {
+            self.version += 1;
+            self.end_term();
+        }
+    }
+
+    /// Told to end: bindings under way are finished, none is started.
+    pub fn retire(&mut self) {
+        self.is_retired = true;
+    }
+
+    /// Whether the scheduler beside us leads, and provably still does.
+    #[must_use]
+    pub fn leads(&self, now: Instant) -> bool {
+        self.right(now).is_ok()
+    }
+
+    /// How long a binding that is sent now may take to have its effect; `None`: it must not be sent.
+    #[must_use]
+    pub fn bind_within(&self, now: Instant) -> Option<Duration> {
+        let left = match self.right(now).ok()? {
+            Some(until) => until.saturating_duration_since(now).min(POST_MAX),
+            None => POST_MAX,
+        };
+        (left >= POST_MIN).then_some(left)
+    }
+
+    /// Whether this replica answers: it leads, nobody else may still bind, and its view of pods, which
+    /// `fence` knows of, includes every binding that was made.
+    #[must_use]
+    pub fn standing(&self, fence: &Fence, now: Instant) -> Standing {
+        match self.right(now) {
+            Err(why) => Standing::No(why),
+            Ok(_) if self.others_until().is_some_and(|until| now < until) => {
+                Standing::No(Why::OthersBind)
+            }
+            Ok(_) if !fence.includes(self.others_until()) => Standing::No(Why::Unlisted),
+            Ok(_) => Standing::Serves,
+        }
+    }
+
+    /// Whether pods are to be listed anew: others have stopped, and the last list began before that.
+    /// True of a replica that will lead soon, too, so that it serves as soon as it does.
+    #[must_use]
+    pub fn wants_list(&self, fence: &Fence, now: Instant) -> bool {
+        let is_over = self.others_until().is_some_and(|until| now >= until);
+        is_over && !fence.is_listing_since(self.others_until())
+    }
+
+    /// Until when we may bind; `Ok(None)`: for ever.
+    fn right(&self, now: Instant) -> Result<Option<Instant>, Why> {
+        if self.is_retired {
+            return Err(Why::Retired);
+        }
+        if self.identity.is_none() {
+            return Ok(None);
+        }
+        let seen = self.seen.as_ref().ok_or(Why::NotHolder)?;
+        if !self.is_ours(seen) {
+            return Err(Why::NotHolder);
+        }
+        let until = seen.written_after.map(|after| after + seen.usable());
+        match until {
+            Some(until) if now < until => Ok(Some(until)),
+            _ => Err(Why::Lapsed),
+        }
+    }
+
+    fn observe(&mut self, lease: &Lease, is_next: bool, now: Instant) {
+        let version = version(lease);
+        if version.is_some_and(|version| version < self.version) {
+            return;
+        }
+        self.version = version.unwrap_or(self.version);
+        let seen = Seen::read(lease, self.read_began);
+        let is_same = |before: &Seen| before.renewal() == seen.renewal();
+        if self.seen.as_ref().is_some_and(is_same) {
+            return;
+        }
+        if self.identity.is_some() {
+            self.note_others(&seen, held_for(lease), is_next, now);
+        }
+        self.seen = Some(seen);
+    }
+
+    /// Until when other replicas' bindings may take effect, now that `seen` is known.
+    fn note_others(&mut self, seen: &Seen, held_for: Duration, is_next: bool, now: Instant) {
+        // Counted from the last deletion; each holder that follows another counts one more.
+        let terms = match &self.seen {
+            Some(before) => seen.transitions.checked_sub(before.transitions),
+            None if seen.transitions == 0 => Some(0),
+            None => None,
+        };
+        if seen.holder.is_empty() {
+            let stopped = now + HANDOVER;
+            match (&self.seen, terms) {
+                (Some(_), Some(0)) => {
+                    self.holder_until = self.holder_until.map(|until| until.min(stopped));
+                }
+                _ => {
+                    self.end_term();
+                    self.holder_until = Some(stopped);
+                }
+            }
+            return;
+        }
+        if terms != Some(0) {
+            self.end_term();
+        }
+        if !self.is_ours(seen) {
+            self.holder_until = Some(now + seen.usable());
+            return;
+        }
+        self.end_term();
+        let before = match terms {
+            Some(0) => return,
+            Some(1) if is_next => return,
+            // Somebody whom we have not seen gave it back, or let it pass.
+            Some(1..) => HANDOVER,
+            // Or it was deleted, which its holder may not have seen.
+            _ => seen.usable(),
+        };
+        let until = now + before.saturating_sub(held_for);
+        self.former_until = self.former_until.max(Some(until));
+    }
+
+    /// Whoever held it holds it no more.
+    fn end_term(&mut self) {
+        self.former_until = self.former_until.max(self.holder_until.take());
+    }
+
+    fn others_until(&self) -> Option<Instant> {
+        self.former_until.max(self.holder_until)
+    }
+
+    fn is_ours(&self, seen: &Seen) -> bool {
+        Some(seen.host()) == self.identity.as_deref()
+    }
+}
+
+// === impl Seen ===
+
+impl Seen {
+    fn read(lease: &Lease, written_after: Option<Instant>) -> Self {
         let LeaseSpec {
             holder_identity,
             renew_time,
+            lease_transitions,
+            lease_duration_seconds,
             ..
         } = lease.spec.clone().unwrap_or_default();
-        let holder = holder_identity.unwrap_or_default();
-        let is_same = |seen: &Seen| seen.holder == holder && seen.renewed == renew_time;
-        if !self.seen.as_ref().is_some_and(is_same) {
-            self.seen = Some(Seen {
-                holder,
-                renewed: renew_time,
-                at: now,
-            });
+        let seconds = lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        Self {
+            holder: holder_identity.unwrap_or_default(),
+            renewed: renew_time,
+            transitions: lease_transitions.unwrap_or_default(),
+            duration: seconds.map_or(DURATION, Duration::from_secs),
+            written_after,
         }
     }
 
-    /// The Lease was deleted.
-    pub fn delete(&mut self) {
-        self.seen = None;
+    /// What tells one renewal from another.
+    fn renewal(&self) -> (&str, Option<&MicroTime>, i32) {
+        (&self.holder, self.renewed.as_ref(), self.transitions)
     }
 
-    /// Whether this replica may answer now.
-    #[must_use]
-    pub fn leads(&self, now: Instant) -> bool {
-        let Some(identity) = &self.identity else {
-            return true;
-        };
-        let Some(seen) = &self.seen else { return false };
-        let host = seen
-            .holder
-            .split_once('_')
-            .map_or(seen.holder.as_str(), |(host, _)| host);
-        host == identity && now.saturating_duration_since(seen.at) <= RENEW_DEADLINE
+    fn host(&self) -> &str {
+        let host = self.holder.split_once('_').map(|(host, _)| host);
+        host.unwrap_or(&self.holder)
     }
+
+    /// From a renewal on, how long its holder binds.
+    fn usable(&self) -> Duration {
+        self.duration - self.duration / MARGIN
+    }
+}
+
+// === impl Why ===
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Retired => "this replica is shutting down",
+            Self::NotHolder => "this replica's scheduler does not lead",
+            Self::Lapsed => "no recent renewal of the lease of this replica's scheduler was seen",
+            Self::OthersBind => {
+                "bindings of the replica that led before may still be under way; trying again later"
+            }
+            Self::Unlisted => {
+                "pods are being listed again after the change of leader; trying again later"
+            }
+        })
+    }
+}
+
+/// Of two versions of one kind of object, the greater is the later one (KEP-5504).
+fn version(lease: &Lease) -> Option<u64> {
+    lease.metadata.resource_version.as_deref()?.parse().ok()
+}
+
+/// How long the holder has held it at least: both times are its own machine's.
+fn held_for(lease: &Lease) -> Duration {
+    let spec = lease.spec.as_ref();
+    let times = spec.and_then(|spec| spec.renew_time.as_ref().zip(spec.acquire_time.as_ref()));
+    let span = times.map(|(renewed, acquired)| renewed.0.duration_since(acquired.0));
+    span.and_then(|span| Duration::try_from(span).ok())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use k8s_openapi::jiff::Timestamp;
-
-    fn lease(holder: &str, second: i64) -> Lease {
-        let renew_time = Some(MicroTime(Timestamp::from_second(second).unwrap()));
-        let spec = LeaseSpec {
-            holder_identity: Some(holder.to_owned()),
-            renew_time,
-            ..LeaseSpec::default()
-        };
-        Lease {
-            spec: Some(spec),
-            ..Lease::default()
-        }
-    }
-
-    #[test]
-    fn leads_while_the_holder_before_the_underscore_is_this_host() {
-        let now = Instant::now();
-        let mut leader = Leader::new(Some("host-a".to_owned()));
-        assert!(!leader.leads(now));
-        leader.apply(&lease("host-a_0f3c", 1), now);
-        assert!(leader.leads(now));
-        leader.apply(&lease("host-b_0f3c", 2), now);
-        assert!(!leader.leads(now));
-        leader.delete();
-        assert!(!leader.leads(now));
-    }
-
-    #[test]
-    fn a_renewal_not_seen_for_the_deadline_ends_it_and_a_relist_does_not_extend_it() {
-        let start = Instant::now();
-        let at = |second| start + Duration::from_secs(second);
-        let mut leader = Leader::new(Some("a".to_owned()));
-        leader.apply(&lease("a_1", 1), at(0));
-        leader.apply(&lease("a_1", 1), at(9));
-        assert!(leader.leads(at(10)));
-        assert!(!leader.leads(at(11)));
-        leader.apply(&lease("a_1", -5), at(12));
-        assert!(
-            leader.leads(at(22)),
-            "renewals are compared, never read as times"
-        );
-    }
-
-    #[test]
-    fn without_a_lease_it_always_leads() {
-        assert!(Leader::new(None).leads(Instant::now()));
-    }
-}
+mod tests;

@@ -14,6 +14,7 @@
 pub mod bind;
 pub mod decide;
 pub mod explain;
+pub mod fence;
 mod freshness;
 pub mod gauges;
 mod gone;

@@ -4,6 +4,8 @@ use actix_web::http::StatusCode;
 use actix_web::test::{TestRequest, call_service, init_service, read_body};
 use serde_json::{Value, json};
 
+use std::sync::Mutex;
+
 use super::*;
 use crate::fake_api::FakeApi;
 use berth_extender_core::fixtures::*;
@@ -31,14 +33,18 @@ pub(crate) fn world_on(api: FakeApi, index: Index, identity: Option<&str>) -> Wo
         resource: RESOURCE.to_owned(),
         preference: berth_extender_core::decide::Preference::Pack,
     };
-    let leader = Arc::new(Mutex::new(Leader::new(identity.map(str::to_owned))));
+    let leadership = Arc::new(Leadership::new(identity.map(str::to_owned)));
+    lock(&leadership.fence).begin(Instant::now());
+    lock(&leadership.fence).end();
     let runtime = tokio::runtime::Handle::current();
     World {
         api,
         shared: Shared {
             service: Arc::new(service),
-            leader,
+            leadership,
             runtime,
+            bodies: Budget::default(),
+            identity: None,
         },
     }
 }
@@ -47,12 +53,10 @@ pub(crate) fn world_on(api: FakeApi, index: Index, identity: Option<&str>) -> Wo
 
 impl World {
     pub(crate) async fn send(&self, request: TestRequest) -> (StatusCode, String) {
-        let app = App::new().app_data(PayloadConfig::new(BODY_BYTES_MAX));
-        let app = init_service(
-            app.app_data(Data::new(self.shared.clone()))
-                .configure(routes),
-        )
-        .await;
+        let app = App::new()
+            .app_data(Data::new(self.shared.clone()))
+            .configure(routes);
+        let app = init_service(app).await;
         let response = call_service(&app, request.to_request()).await;
         let status = response.status();
         (
@@ -109,26 +113,29 @@ async fn preempt_is_answered_in_meta_form_whatever_form_came() {
 }
 
 #[actix_web::test]
-async fn what_cannot_be_read_is_answered_with_200_and_counted() {
+async fn what_is_no_request_is_answered_with_400_and_counted() {
     let world = world(cluster(&["a"]), None);
-    for (path, key) in [("/filter", "Error"), ("/bind", "Error")] {
-        for body in [json!("x"), json!({"Pod": 7, "PodName": 7}), json!([])] {
-            let answer = world.post(path, &body).await;
-            assert!(!answer[key].as_str().unwrap().is_empty(), "{path} {body}");
+    for path in ["/filter", "/prioritize", "/preempt", "/bind", "/simulate"] {
+        for body in [
+            "",
+            "x",
+            "\"x\"",
+            "7",
+            r#"{"Pod": 7, "PodName": 7, "pods": 7}"#,
+        ] {
+            let request = TestRequest::post().uri(path).set_payload(body);
+            let (status, answer) = world.send(request).await;
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{path} {body}");
+            assert!(answer.contains("error"), "{path} {body}: {answer}");
         }
     }
-    assert_eq!(world.post("/prioritize", &json!("x")).await, json!([]));
-    assert_eq!(
-        world.post("/preempt", &json!("x")).await,
-        json!({"NodeNameToMetaVictims": {}})
-    );
     let no_pod = world
         .post("/filter", &json!({"Pod": null, "NodeNames": ["a"]}))
         .await;
     assert_eq!(no_pod["Error"], "the body of filter holds no Pod");
     let (_, metrics) = world.get("/metrics").await;
     assert!(
-        metrics.contains(r#"berth_extender_bad_requests_total{verb="filter"} 4"#),
+        metrics.contains(r#"berth_extender_bad_requests_total{verb="filter"} 6"#),
         "{metrics}"
     );
 }

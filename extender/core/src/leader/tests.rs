@@ -1,0 +1,257 @@
+//! One replica's view of the lease, case by case, and two replicas with late views, at random.
+
+use super::*;
+use k8s_openapi::api::coordination::v1::LeaseSpec;
+use k8s_openapi::jiff::Timestamp;
+use proptest::prelude::*;
+
+/// A version of the Lease; times are milliseconds of its holder's clock.
+#[derive(Clone, Copy, Debug)]
+struct Version {
+    holder: &'static str,
+    acquired: i64,
+    renewed: i64,
+    transitions: i32,
+    version: u64,
+}
+
+const DURATION_SECONDS: i32 = 15;
+
+// === impl Version ===
+
+impl Version {
+    fn lease(self) -> Lease {
+        let time = |millis| Some(MicroTime(Timestamp::from_millisecond(millis).unwrap()));
+        let mut lease = Lease {
+            spec: Some(LeaseSpec {
+                holder_identity: Some(self.holder.to_owned()),
+                acquire_time: time(self.acquired),
+                renew_time: time(self.renewed),
+                lease_transitions: Some(self.transitions),
+                lease_duration_seconds: Some(DURATION_SECONDS),
+                ..LeaseSpec::default()
+            }),
+            ..Lease::default()
+        };
+        lease.metadata.resource_version = Some(self.version.to_string());
+        lease
+    }
+}
+
+/// Renewed at that second, by a holder who has had it from the first.
+fn lease(holder: &'static str, second: i64) -> Lease {
+    held(holder, 0, second, 0)
+}
+
+fn held(holder: &'static str, acquired: i64, renewed: i64, transitions: i32) -> Lease {
+    let version = u64::try_from(renewed).unwrap_or(0) + 1_000 * u64::try_from(transitions).unwrap();
+    Version {
+        holder,
+        acquired: 1_000 * acquired,
+        renewed: 1_000 * renewed,
+        transitions,
+        version,
+    }
+    .lease()
+}
+
+struct Replica {
+    leader: Leader,
+    fence: Fence,
+    start: Instant,
+}
+
+// === impl Replica ===
+
+impl Replica {
+    /// On host `a`, with everything listed at second 0.
+    fn new() -> Self {
+        let start = Instant::now();
+        let mut fence = Fence::default();
+        fence.begin(start);
+        fence.end();
+        Self {
+            leader: Leader::new(Some("a".to_owned())),
+            fence,
+            start,
+        }
+    }
+
+    fn at(&self, second: f64) -> Instant {
+        self.start + Duration::from_secs_f64(second)
+    }
+
+    fn read(&mut self, lease: Option<&Lease>, second: f64) {
+        let now = self.at(second);
+        self.leader.read(lease, now, now);
+    }
+
+    fn apply(&mut self, lease: &Lease, second: f64) {
+        self.leader.apply(lease, self.at(second));
+    }
+
+    fn standing(&self, second: f64) -> Standing {
+        self.leader.standing(&self.fence, self.at(second))
+    }
+
+    fn list(&mut self, second: f64) {
+        self.fence.begin(self.at(second));
+        self.fence.end();
+    }
+}
+
+#[test]
+fn leads_while_the_holder_before_the_underscore_is_this_host() {
+    let mut replica = Replica::new();
+    assert_eq!(replica.standing(0.0), Standing::No(Why::NotHolder));
+    replica.read(None, 0.0);
+    replica.apply(&lease("a_0f3c", 1), 1.0);
+    assert_eq!(replica.standing(1.0), Standing::Serves);
+    replica.apply(&held("b_0f3c", 2, 2, 1), 2.0);
+    assert_eq!(replica.standing(2.0), Standing::No(Why::NotHolder));
+    replica.leader.delete();
+    assert_eq!(replica.standing(2.0), Standing::No(Why::NotHolder));
+}
+
+#[test]
+fn the_right_to_bind_counts_from_the_last_read_that_did_not_find_the_renewal() {
+    let mut replica = Replica::new();
+    replica.read(None, 0.0);
+    // Seen at second 9, but it may have been written at second 0.
+    replica.apply(&lease("a_1", 1), 9.0);
+    let within = |second| replica.leader.bind_within(replica.at(second));
+    assert_eq!(within(9.0), Some(POST_MAX));
+    assert_eq!(within(11.0), Some(Duration::from_secs(1)));
+    assert_eq!(within(11.9), None, "too little is left");
+    assert_eq!(replica.standing(12.0), Standing::No(Why::Lapsed));
+}
+
+#[test]
+fn the_first_renewal_that_is_seen_proves_nothing_and_a_relist_extends_nothing() {
+    let mut replica = Replica::new();
+    replica.read(Some(&lease("a_1", 1)), 0.0);
+    assert_eq!(replica.standing(0.0), Standing::No(Why::Lapsed));
+    replica.apply(&lease("a_1", 2), 1.0);
+    assert_eq!(replica.standing(1.0), Standing::Serves);
+    replica.read(Some(&lease("a_1", 2)), 11.0);
+    replica.apply(&lease("a_1", 2), 11.5);
+    assert_eq!(replica.standing(12.5), Standing::No(Why::Lapsed));
+    replica.apply(&held("a_1", -50, -40, 1), 13.0);
+    assert_eq!(
+        replica.standing(13.0),
+        Standing::Serves,
+        "times are compared, never read"
+    );
+}
+
+#[test]
+fn an_older_version_than_was_seen_says_nothing_also_after_a_deletion() {
+    let mut replica = Replica::new();
+    replica.read(None, 0.0);
+    replica.apply(&held("b_1", 3, 3, 1), 3.0);
+    replica.read(Some(&lease("a_1", 2)), 3.1);
+    assert_eq!(replica.standing(3.1), Standing::No(Why::NotHolder));
+    replica.apply(&held("a_1", 20, 20, 2), 20.0);
+    replica.leader.delete();
+    replica.apply(&held("a_1", 20, 20, 2), 20.1);
+    assert_eq!(replica.standing(20.1), Standing::No(Why::NotHolder));
+}
+
+#[test]
+fn one_that_is_told_to_end_starts_no_binding() {
+    let mut leader = Leader::new(None);
+    let now = Instant::now();
+    assert_eq!(leader.bind_within(now), Some(POST_MAX));
+    leader.retire();
+    assert_eq!(leader.bind_within(now), None);
+    assert!(!leader.leads(now));
+}
+
+#[test]
+fn after_a_lease_has_passed_it_serves_once_it_has_listed_pods() {
+    let mut replica = Replica::new();
+    replica.read(None, 0.0);
+    replica.apply(&held("b_1", 1, 1, 0), 1.0);
+    assert!(!replica.leader.wants_list(&replica.fence, replica.at(12.0)));
+    // b has stopped a fifth of the lease before it passes: time enough to list.
+    assert!(replica.leader.wants_list(&replica.fence, replica.at(13.0)));
+    replica.read(Some(&held("b_1", 1, 1, 0)), 15.5);
+    replica.apply(&held("a_1", 16, 16, 1), 16.0);
+    assert_eq!(replica.standing(16.0), Standing::No(Why::Unlisted));
+    replica.list(16.0);
+    assert_eq!(replica.standing(16.1), Standing::Serves);
+    assert!(!replica.leader.wants_list(&replica.fence, replica.at(16.1)));
+}
+
+#[test]
+fn after_a_lease_was_given_back_it_waits_for_what_was_begun() {
+    let mut replica = Replica::new();
+    replica.read(None, 0.0);
+    replica.apply(&held("b_1", 1, 1, 0), 1.0);
+    replica.apply(&held("", 2, 2, 0), 2.0);
+    replica.read(Some(&held("", 2, 2, 0)), 2.5);
+    replica.apply(&held("a_1", 3, 3, 1), 3.0);
+    replica.list(4.9);
+    assert_eq!(replica.standing(4.9), Standing::No(Why::OthersBind));
+    assert_eq!(replica.standing(5.0), Standing::No(Why::Unlisted));
+    replica.list(5.0);
+    assert_eq!(replica.standing(5.1), Standing::Serves);
+}
+
+#[test]
+fn after_a_lease_was_deleted_it_waits_until_its_holder_must_have_stopped() {
+    let mut replica = Replica::new();
+    replica.read(None, 0.0);
+    replica.apply(&held("b_1", 1, 1, 0), 1.0);
+    replica.leader.delete();
+    replica.read(None, 2.0);
+    replica.apply(&held("a_1", 3, 3, 0), 3.0);
+    assert_eq!(replica.standing(12.9), Standing::No(Why::OthersBind));
+}
+
+#[test]
+fn a_scheduler_that_follows_another_of_the_same_host_is_served_at_once() {
+    let mut replica = Replica::new();
+    replica.read(None, 0.0);
+    replica.apply(&lease("a_1", 1), 1.0);
+    replica.read(Some(&lease("a_1", 1)), 15.0);
+    replica.apply(&held("a_2", 16, 16, 1), 16.0);
+    assert_eq!(
+        replica.standing(16.0),
+        Standing::Serves,
+        "all was written by us"
+    );
+}
+
+#[test]
+fn one_that_starts_while_its_scheduler_leads_waits_for_its_next_renewal_alone() {
+    let mut replica = Replica::new();
+    replica.read(Some(&held("a_1", 100, 160, 3)), 0.0);
+    assert_eq!(replica.standing(0.0), Standing::No(Why::Lapsed));
+    replica.list(0.1);
+    replica.apply(&held("a_1", 100, 162, 3), 2.0);
+    assert_eq!(replica.standing(2.0), Standing::Serves);
+}
+
+#[test]
+fn one_that_starts_just_after_a_change_waits_for_whoever_was_before() {
+    let mut replica = Replica::new();
+    replica.read(Some(&held("a_1", 100, 102, 3)), 0.0);
+    replica.apply(&held("a_1", 100, 104, 3), 2.0);
+    assert_eq!(replica.standing(9.9), Standing::No(Why::OthersBind));
+    assert_eq!(replica.standing(10.1), Standing::No(Why::Unlisted));
+}
+
+#[test]
+fn without_a_lease_it_always_leads() {
+    let leader = Leader::new(None);
+    let mut fence = Fence::default();
+    let now = Instant::now();
+    assert!(leader.leads(now));
+    assert_eq!(leader.standing(&fence, now), Standing::No(Why::Unlisted));
+    fence.begin(now);
+    fence.end();
+    assert_eq!(leader.standing(&fence, now), Standing::Serves);
+}
+
+mod two;
