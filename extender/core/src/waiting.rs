@@ -5,7 +5,7 @@
 //! change; a node is poked at most once a second. A poked pod is forgotten: if it is refused again,
 //! filter remembers it anew.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,14 +25,15 @@ const UNSEEN_MAX: Duration = Duration::from_secs(30);
 /// Pods that filter found no node for.
 #[derive(Debug, Default)]
 pub struct Waiting {
-    pods: HashMap<PodUid, Refused>,
+    /// By uid, so that the same history pokes the same node.
+    pods: BTreeMap<PodUid, Refused>,
     poked: HashMap<Arc<str>, Instant>,
 }
 
 #[derive(Debug)]
 struct Refused {
     ask: Ask,
-    /// The index's generation at which it fitted nowhere.
+    /// The index's generation at which it fitted nowhere; 0 where that is not known of every node.
     generation: u64,
     since: Instant,
 }
@@ -51,7 +52,10 @@ pub struct Poke {
 impl Waiting {
     /// Filter found no node for the pod on that snapshot.
     pub fn refused(&mut self, ask: &Ask, snapshot: &Snapshot, now: Instant) {
-        self.remember(ask, snapshot.generation, now);
+        // While an earlier bind of the pod may come true, the nodes were not even looked at.
+        let is_looked_at = snapshot.unconfirmed(&ask.uid).is_none();
+        let generation = if is_looked_at { snapshot.generation } else { 0 };
+        self.remember(ask, generation, now);
     }
 
     /// Filter found no node for the pod before its answer was due: any may fit, changed or not.
@@ -70,12 +74,16 @@ impl Waiting {
             .retain(|_, at| now.saturating_duration_since(*at) < NODE_INTERVAL);
         let mut due = None;
         for (uid, refused) in &mut self.pods {
+            if snapshot.unconfirmed(uid).is_some() {
+                continue;
+            }
             let changed = snapshot
                 .nodes()
                 .filter(|node| node.version > refused.generation);
-            let fitting: Vec<_> = changed
+            let mut fitting: Vec<_> = changed
                 .filter(|node| decide::judge(snapshot, &refused.ask, &node.name).is_ok())
                 .collect();
+            fitting.sort_by(|one, other| one.name.cmp(&other.name));
             if fitting.is_empty() {
                 refused.generation = snapshot.generation;
                 continue;

@@ -1,6 +1,7 @@
 //! Who is poked, when, and who is forgotten.
 
 use super::*;
+use crate::bind;
 use crate::fixtures::*;
 
 /// A full node `a`, and a pod that was refused there.
@@ -50,6 +51,29 @@ fn a_poke_that_failed_is_made_again() {
     assert!(waiting.due(&index.snapshot(now), now).is_some());
     let later = now + Duration::from_secs(2);
     assert!(waiting.due(&index.snapshot(later), later).is_some());
+}
+
+#[test]
+fn a_pod_whose_bind_is_not_confirmed_is_tried_on_every_node_once_that_bind_is_over() {
+    let mut index = cluster(&["a", "b"]);
+    index.apply_pod(&pod("p", 8));
+    let now = Instant::now();
+    let request = bind::Request {
+        uid: "u-p".into(),
+        node: "a".to_owned(),
+        ..bind::Request::default()
+    };
+    bind::prepare(&mut index, &request, None, now).unwrap();
+    let lost = Err(bind::Error::Unsure(String::new()));
+    bind::settle(&mut index, &request.uid, &lost, now);
+    // Somebody else fills the node, so that kube-scheduler offers only the other one.
+    index.apply_pod(&bound_by_other(pod("q", 8), "a"));
+    let mut waiting = Waiting::default();
+    waiting.refused(&ask(&pod("p", 8)), &index.snapshot(now), now);
+    assert_eq!(waiting.due(&index.snapshot(now), now), None);
+    let later = now + Duration::from_secs(16);
+    let poke = waiting.due(&index.snapshot(later), later).unwrap();
+    assert_eq!(&*poke.node, "b", "which has not changed at all");
 }
 
 #[test]
