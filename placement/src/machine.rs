@@ -27,7 +27,7 @@ pub struct Machine {
 ///
 /// Compared by what placement reads, never by the hash that an agent claims: a wrong hash must not
 /// lend one machine the wiring of another.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Shapes {
     known: HashMap<Arc<Facts>, Weak<Shape>>,
     kubelets: HashSet<Arc<Kubelet>>,

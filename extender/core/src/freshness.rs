@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use berth_topology::lease::Renewal;
 
 /// Renewals seen, by node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Freshness {
     stale_after: Duration,
     watch: Watch,
@@ -26,7 +26,7 @@ enum Watch {
     DownSince(Instant),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Seen {
     renewal: Renewal,
     at: Instant,

@@ -11,7 +11,7 @@ use crate::pod::Holder;
 const GONE_MAX: usize = 16_384;
 
 /// The last [`GONE_MAX`] of them, by uid and by name.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Gone {
     order: VecDeque<(PodUid, String)>,
     uids: HashSet<PodUid>,

@@ -34,7 +34,7 @@ pub struct Hint {
 pub type Hinted = HashMap<Arc<str>, Vec<(PodUid, GpuSet)>>;
 
 /// The newest hint of each pod.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Hints {
     by_pod: HashMap<PodUid, (Instant, Hint)>,
 }

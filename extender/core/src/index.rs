@@ -25,7 +25,7 @@ use crate::reservations::{Reservation, Reservations, State};
 use crate::snapshot::Snapshot;
 
 /// Everything that is known. One lock around it; held for microseconds.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Index {
     /// The extended resource that GPUs are asked by.
     pub resource: String,
@@ -66,7 +66,7 @@ struct Watch {
 }
 
 /// One name under which a Node, a NodeTopology or a bound pod is known.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Entry {
     /// Condition Ready; absent while there is no such Node.
     is_ready: Option<bool>,

@@ -52,7 +52,7 @@ pub(crate) enum State {
 }
 
 /// All of them, by pod.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Reservations {
     by_pod: BTreeMap<PodUid, Reservation>,
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which of our crates a crate may use, and which of others' it must never.
-const EDGES: [(&str, &[&str], &[&str]); 10] = [
+const EDGES: [(&str, &[&str], &[&str]); 11] = [
     (
         "berth-topology",
         &[],
@@ -34,6 +34,11 @@ const EDGES: [(&str, &[&str], &[&str]); 10] = [
         "berth-extender",
         &["berth-topology", "berth-placement", "berth-extender-core"],
         &["nvml-wrapper", "hwlocality", "candle-core", "cudarc"],
+    ),
+    (
+        "berth-proof",
+        &["berth-topology", "berth-placement", "berth-extender-core"],
+        &["tokio", "kube", "actix-web", "candle-core"],
     ),
     ("berth-engine-core", &[], &["*"]),
     (

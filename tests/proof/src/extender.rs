@@ -1,0 +1,458 @@
+//! One extender: the real decisions behind a model of its watches and of its client.
+//!
+//! Mirrors what `extender/src/{watch,bind,answer,poke}.rs` do around the decisions, with everything
+//! that those wait for made an event of its own.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use berth_extender_core::bind::{self, Error, Prepared, Request};
+use berth_extender_core::decide::{self, Preference};
+use berth_extender_core::index::{Index, Kind};
+use berth_extender_core::leader::Leader;
+use berth_extender_core::pod::PodRecord;
+use berth_extender_core::waiting::{Poke, Waiting};
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+
+use crate::api::{Api, LeaderView, PodView};
+use crate::sabotage::Sabotage;
+use crate::setting::NODES_MAX;
+use crate::stock::{Key, Stock, node_name};
+
+/// What is watched; the last is the schedulers' Lease.
+pub const STREAMS: [Stream; 5] = [
+    Stream::Nodes,
+    Stream::Topologies,
+    Stream::Pods,
+    Stream::Leases,
+    Stream::Leader,
+];
+
+/// One watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Nodes.
+    Nodes,
+    /// NodeTopologies.
+    Topologies,
+    /// Pods.
+    Pods,
+    /// The agents' Leases.
+    Leases,
+    /// The schedulers' Lease.
+    Leader,
+}
+
+/// One extender process, and the ones that were started in its place.
+#[derive(Debug)]
+pub struct Extender {
+    /// What it believes.
+    pub index: Index,
+    /// Pods that it refused everywhere.
+    pub waiting: Waiting,
+    /// Who leads, as it sees it.
+    pub leader: Leader,
+    /// Processes before this one.
+    pub life: usize,
+    /// Its leader's view is of this pair.
+    number: usize,
+    is_paired: bool,
+    /// By stream: changes seen, or none while the watch is down.
+    cursors: [Option<usize>; 5],
+    sabotage: Sabotage,
+}
+
+/// What filter answers.
+#[derive(Debug)]
+pub enum Answer {
+    /// 503.
+    Unavailable,
+    /// It fits none of them.
+    Nowhere,
+    /// One of the best.
+    On(usize),
+}
+
+/// What became of a POST, as the client hears it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// 201.
+    Created,
+    /// 404.
+    NotFound,
+    /// 409.
+    Conflict,
+    /// 500, a timeout, or a connection that broke.
+    Nothing,
+    /// Nobody listens.
+    NoConnection,
+}
+
+// === impl Extender ===
+
+impl Extender {
+    /// A process that has seen nothing.
+    #[must_use]
+    pub fn new(number: usize, is_paired: bool, sabotage: Sabotage) -> Self {
+        Self {
+            index: Stock::get().index.clone(),
+            waiting: Waiting::default(),
+            leader: Leader::new(is_paired.then(|| host(number))),
+            life: 0,
+            number,
+            is_paired,
+            cursors: [None; 5],
+            sabotage,
+        }
+    }
+
+    /// It was killed, and another process is started in its place.
+    pub fn restart(&mut self) {
+        let life = self.life + 1;
+        *self = Self {
+            life,
+            ..Self::new(self.number, self.is_paired, self.sabotage)
+        };
+    }
+
+    /// The streams that it watches.
+    #[must_use]
+    pub fn streams(&self) -> &'static [Stream] {
+        &STREAMS[..if self.is_paired { 5 } else { 4 }]
+    }
+
+    /// Whether a watch is up.
+    #[must_use]
+    pub fn is_live(&self, stream: Stream) -> bool {
+        self.cursors[stream as usize].is_some()
+    }
+
+    /// Whether it answers kube-scheduler now.
+    #[must_use]
+    pub fn serves(&self, now: Instant) -> bool {
+        self.index.is_synced() && self.leads(now)
+    }
+
+    fn leads(&self, now: Instant) -> bool {
+        self.sabotage == Sabotage::EverybodyLeads || self.leader.leads(now)
+    }
+
+    /// A watch breaks.
+    pub fn lose(&mut self, stream: Stream, now: Instant) {
+        self.cursors[stream as usize] = None;
+        match stream {
+            Stream::Nodes => self.index.lost(Kind::Nodes, now),
+            Stream::Topologies => self.index.lost(Kind::Topologies, now),
+            Stream::Pods => self.index.lost(Kind::Pods, now),
+            Stream::Leases => self.index.lost(Kind::Leases, now),
+            Stream::Leader => {}
+        }
+    }
+
+    /// A watch starts with a list of what is.
+    pub fn relist(&mut self, stream: Stream, api: &Api, now: Instant) {
+        let stock = Stock::get();
+        self.cursors[stream as usize] = Some(log_len(api, stream));
+        match stream {
+            Stream::Nodes => {
+                let there = (0..NODES_MAX).filter_map(|node| Some((node, api.nodes[node]?)));
+                let nodes: Vec<_> = there
+                    .map(|(node, view)| stock.node(node, view.is_ready).clone())
+                    .collect();
+                self.index.reset_nodes(&nodes);
+            }
+            Stream::Topologies => {
+                let there = api.topologies.iter().flatten();
+                self.index.reset_topologies(
+                    &there
+                        .map(|object| object.as_ref().clone())
+                        .collect::<Vec<_>>(),
+                );
+            }
+            Stream::Pods => {
+                let terminates = self.sabotage == Sabotage::TerminatingIsGone;
+                let kept = api.live().filter(|pod| !(terminates && pod.is_terminating));
+                self.index
+                    .reset_pods(kept.map(|pod| pod.record.clone()).collect());
+            }
+            Stream::Leases => {
+                let there = (0..NODES_MAX).filter_map(|node| Some((node, api.leases[node]?)));
+                let leases: Vec<_> = there
+                    .map(|(node, renewal)| stock.lease(node, renewal).clone())
+                    .collect();
+                self.index.reset_leases(&leases, now);
+            }
+            Stream::Leader => match api.leader {
+                Some(view) => self.leader.apply(&leader_lease(view), now),
+                None => self.leader.delete(),
+            },
+        }
+    }
+
+    /// When the next change that a watch has not shown yet was made.
+    #[must_use]
+    pub fn oldest_unseen_ms(&self, stream: Stream, api: &Api) -> Option<u64> {
+        let cursor = self.cursors[stream as usize]?;
+        match stream {
+            Stream::Nodes => api.node_log.get(cursor).map(|change| change.at_ms),
+            Stream::Topologies => api.topology_log.get(cursor).map(|change| change.at_ms),
+            Stream::Pods => api.pod_log.get(cursor).map(|change| change.at_ms),
+            Stream::Leases => api.lease_log.get(cursor).map(|change| change.at_ms),
+            Stream::Leader => api.leader_log.get(cursor).map(|change| change.at_ms),
+        }
+    }
+
+    /// A watch shows its next change. Whether there was one.
+    pub fn deliver(&mut self, stream: Stream, api: &Api, now: Instant) -> bool {
+        let Some(cursor) = self.cursors[stream as usize] else {
+            return false;
+        };
+        if cursor >= log_len(api, stream) {
+            return false;
+        }
+        self.cursors[stream as usize] = Some(cursor + 1);
+        let stock = Stock::get();
+        match stream {
+            Stream::Nodes => match api.node_log[cursor].value {
+                (node, Some(view)) => self.index.apply_node(stock.node(node, view.is_ready)),
+                (node, None) => self.index.delete_node(&node_name(node)),
+            },
+            Stream::Topologies => match &api.topology_log[cursor].value {
+                (_, Some(object)) => self.index.apply_topology(object),
+                (node, None) => self.index.delete_topology(&node_name(*node)),
+            },
+            Stream::Pods => self.see_pod(&api.pod_log[cursor].value),
+            Stream::Leases => match api.lease_log[cursor].value {
+                (node, Some(renewal)) => self.index.apply_lease(stock.lease(node, renewal), now),
+                (node, None) => self.index.delete_lease(&node_name(node)),
+            },
+            Stream::Leader => {
+                self.leader
+                    .apply(&leader_lease(api.leader_log[cursor].value), now);
+            }
+        }
+        true
+    }
+
+    fn see_pod(&mut self, view: &PodView) {
+        match view {
+            PodView::Is {
+                key,
+                is_terminating: true,
+                ..
+            } if self.sabotage == Sabotage::TerminatingIsGone => {
+                self.index.delete_pod(key.uid().as_str());
+            }
+            PodView::Is { record, .. } => self.index.apply_record(record.clone()),
+            PodView::Gone(key) => self.index.delete_pod(key.uid().as_str()),
+        }
+    }
+
+    /// Filter, and prioritize where more than one node is left. `luck` decides among equals.
+    ///
+    /// # Errors
+    /// When an answer breaks the protocol.
+    pub fn filter(
+        &mut self,
+        key: Key,
+        nodes: &[usize],
+        luck: usize,
+        now: Instant,
+    ) -> Result<Answer, String> {
+        if !self.serves(now) {
+            return Ok(Answer::Unavailable);
+        }
+        let ask = Stock::get().ask(key);
+        let names: Vec<String> = nodes.iter().map(|node| node_name(*node)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let snapshot = self.index.snapshot(now);
+        let verdicts = decide::filter(&snapshot, ask, &names);
+        if verdicts.feasible.len() + verdicts.refused.len() != names.len() {
+            return Err(format!(
+                "filter answers for other nodes than {names:?}: {verdicts:?}"
+            ));
+        }
+        let feasible: Vec<&str> = verdicts
+            .feasible
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if let Some(strange) = feasible.iter().find(|name| !names.contains(name)) {
+            return Err(format!("filter answers {strange}, which was not asked"));
+        }
+        if feasible.is_empty() {
+            self.index.hint(&ask.uid, None, now);
+            self.waiting.refused(ask, &snapshot, now);
+            return Ok(Answer::Nowhere);
+        }
+        self.waiting.accepted(&ask.uid);
+        let only = verdicts.feasible.as_slice();
+        let hint = (only.len() == 1)
+            .then(|| decide::hint(&snapshot, ask, only))
+            .flatten();
+        self.index.hint(&ask.uid, hint, now);
+        // One node that fits is taken without prioritize.
+        let best = match feasible.as_slice() {
+            [only] => *only,
+            several => {
+                // Prioritize is a request of its own, and sees what filter has hinted at.
+                let snapshot = self.index.snapshot(now);
+                let scores = decide::prioritize(&snapshot, ask, several, Preference::Pack);
+                let hint = decide::hint(&snapshot, ask, &scores);
+                self.index.hint(&ask.uid, hint, now);
+                pick_best(&scores, several, luck)?
+            }
+        };
+        let position = names.iter().position(|name| *name == best).unwrap_or(0);
+        Ok(Answer::On(nodes[position]))
+    }
+
+    /// Bind, until there is something to be written. `Ok(None)`: it has come true.
+    ///
+    /// # Errors
+    /// When it is not bound.
+    pub fn begin_bind(
+        &mut self,
+        request: &Request,
+        key: Key,
+        api: &Api,
+        now: Instant,
+    ) -> Result<Option<Option<Arc<str>>>, Error> {
+        let record = match self.index.pod(&request.uid).cloned() {
+            Some(record) => Some(record),
+            None if self.index.is_gone(&request.uid) => return Err(Error::Gone),
+            None => Some(read(api, key)?),
+        };
+        let prepared = bind::prepare(&mut self.index, request, record.as_ref(), now)?;
+        match prepared {
+            Prepared::Done => Ok(None),
+            Prepared::Post { annotation } => {
+                if self.sabotage == Sabotage::NothingHeld {
+                    let refused = Err(Error::Rejected(String::new()));
+                    bind::settle(&mut self.index, &request.uid, &refused, now);
+                }
+                Ok(Some(annotation))
+            }
+        }
+    }
+
+    /// What a POST's answer means; `reads` says whether the pod can be read after a conflict.
+    ///
+    /// # Errors
+    /// When it is not bound, or not known to be.
+    pub fn end_bind(
+        &mut self,
+        request: &Request,
+        key: Key,
+        heard: Heard,
+        (api, reads): (&Api, bool),
+        now: Instant,
+    ) -> Result<(), Error> {
+        let outcome = match heard {
+            Heard::Created => Ok(()),
+            Heard::NotFound => Err(Error::Gone),
+            Heard::NoConnection => Err(Error::Rejected(String::new())),
+            Heard::Conflict if !reads => Err(Error::Read(String::new())),
+            Heard::Conflict => match read(api, key) {
+                Ok(record) if record.node.is_some() => bind::already_bound(&record, &request.node),
+                Ok(_) => Err(Error::Rejected(String::new())),
+                Err(error) => Err(error),
+            },
+            Heard::Nothing if self.sabotage == Sabotage::LostIsRefused => {
+                Err(Error::Rejected(String::new()))
+            }
+            Heard::Nothing => Err(Error::Unsure(String::new())),
+        };
+        bind::settle(&mut self.index, &request.uid, &outcome, now);
+        outcome
+    }
+
+    /// Whom to poke now.
+    pub fn look(&mut self, now: Instant) -> Option<Poke> {
+        if !self.leads(now) {
+            self.waiting.clear();
+        }
+        if self.waiting.is_empty() || self.sabotage == Sabotage::NobodyPokes {
+            return None;
+        }
+        self.waiting.prune(&self.index, now);
+        let snapshot = self.index.snapshot(now);
+        self.waiting.due(&snapshot, now)
+    }
+}
+
+/// The node that prioritize likes best; among equals luck decides.
+fn pick_best<'a>(
+    scores: &[(String, u32)],
+    names: &[&'a str],
+    luck: usize,
+) -> Result<&'a str, String> {
+    let asked: HashSet<&str> = names.iter().copied().collect();
+    let is_allowed = |(name, score): &(String, u32)| *score <= 10 && asked.contains(name.as_str());
+    if scores.len() != names.len() || !scores.iter().all(is_allowed) {
+        return Err(format!("prioritize answers {scores:?} for {names:?}"));
+    }
+    let most = scores.iter().map(|(_, score)| *score).max().unwrap_or(0);
+    let is_best = |name: &&&str| {
+        scores
+            .iter()
+            .any(|(named, score)| named == **name && *score == most)
+    };
+    let best: Vec<&str> = names.iter().filter(is_best).copied().collect();
+    let position = luck % best.len().max(1);
+    best.get(position)
+        .copied()
+        .ok_or_else(|| "prioritize answers nothing".to_owned())
+}
+
+/// Reads the pod, as before a bind of one that the index does not know.
+fn read(api: &Api, key: Key) -> Result<PodRecord, Error> {
+    let object = api.pods[key.number].as_ref().ok_or(Error::Gone)?;
+    if object.key.life == key.life {
+        Ok(object.record.clone())
+    } else {
+        Err(Error::Recreated)
+    }
+}
+
+fn log_len(api: &Api, stream: Stream) -> usize {
+    match stream {
+        Stream::Nodes => api.node_log.len(),
+        Stream::Topologies => api.topology_log.len(),
+        Stream::Pods => api.pod_log.len(),
+        Stream::Leases => api.lease_log.len(),
+        Stream::Leader => api.leader_log.len(),
+    }
+}
+
+/// The host name of a pair.
+fn host(pair: usize) -> String {
+    format!("host-{pair}")
+}
+
+fn leader_lease(view: LeaderView) -> Lease {
+    let second = i64::try_from(view.renewal).unwrap_or(i64::MAX);
+    let renew_time = Timestamp::from_second(second).ok().map(MicroTime);
+    let spec = LeaseSpec {
+        holder_identity: Some(
+            view.holder
+                .map_or_else(String::new, |pair| host(pair) + "_x"),
+        ),
+        renew_time,
+        lease_duration_seconds: Some(15),
+        ..LeaseSpec::default()
+    };
+    Lease {
+        spec: Some(spec),
+        ..Lease::default()
+    }
+}
+
+/// The world's time as the decisions take it.
+#[must_use]
+pub fn instant(now_ms: u64) -> Instant {
+    Stock::get().epoch + Duration::from_millis(now_ms)
+}
