@@ -65,6 +65,7 @@ mod criteria;
 mod cut;
 mod free;
 mod future;
+mod kept;
 mod kubelet;
 mod machine;
 mod memo;

@@ -83,17 +83,6 @@ impl Machine {
         self.shape.facts.numa.iter().map(|node| node.id).collect()
     }
 
-    /// What could be asked of the machine while `free` is free, in thousandths of what could with
-    /// every usable GPU free; see [`crate::Placement::future`]. Comparable across machines: what a
-    /// choice costs is the difference, however much was left before.
-    #[must_use]
-    pub fn worth_permille(&self, free: GpuSet) -> u32 {
-        let worth = |set| self.shape.worth(set, self.shape.usable);
-        let whole = worth(self.shape.usable);
-        let permille = (1_000 * worth(free.intersection(self.shape.usable))).checked_div(whole);
-        u32::try_from(permille.unwrap_or(0).min(1_000)).unwrap_or(1_000)
-    }
-
     /// Whether a DRA driver hands out `resource` here, so that no set can be promised.
     #[must_use]
     pub fn is_dra_managed(&self, resource: &str) -> bool {

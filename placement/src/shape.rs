@@ -208,6 +208,24 @@ impl Shape {
         future::tenths(self.worth(free.difference(taken), free), before)
     }
 
+    /// What is expected to be asked for next.
+    pub(crate) fn mix(&self) -> &Mix {
+        &self.mix
+    }
+
+    /// GPUs of `free` that are in whole groups of that size, each group on one NUMA node where some
+    /// node has room for one.
+    pub(crate) fn in_groups(&self, free: GpuSet, size: usize) -> usize {
+        let whole = |count: usize| count - count % size;
+        let fits = |node: &&GpuSet| node.intersection(self.usable).len() >= size;
+        if self.by_numa.iter().any(|node| fits(&node)) {
+            let nodes = self.by_numa.iter();
+            nodes.map(|node| whole(node.intersection(free).len())).sum()
+        } else {
+            whole(free.len())
+        }
+    }
+
     /// What the worst of that many groups has at best when every usable GPU is free.
     pub(crate) fn best(&self, group_size: usize, group_count: usize) -> Option<Bandwidth> {
         let cell = self

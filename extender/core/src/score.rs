@@ -6,7 +6,7 @@
 //! |---|---|---|
 //! | quality | [`QUALITY`] | the set is as good as the best that this model of machine can give |
 //! | link | [`LINK`] | every two GPUs of a group have NVLink; half for a PCIe switch, a quarter on one NUMA node |
-//! | kept | [`KEPT`] | the choice costs the node nothing of what could be asked of it next |
+//! | kept | [`KEPT`] | the choice breaks no group that could be asked for next |
 //! | fabric | [`GROUP_FABRIC`] | all placed pods of the group are in the node's NVLink fabric clique |
 //! | rack | [`GROUP_RACK`] | all placed pods of the group are in the node's rack |
 //! | room | [`ROOM`] | nothing stays free (packing), or everything does (spreading) |
@@ -80,8 +80,7 @@ pub struct Standing {
     pub link: LinkClass,
     /// Whether that is the link which the pod wishes for; `None` without a wish.
     pub is_wish_met: Option<bool>,
-    /// What the node can still be asked for afterwards, in thousandths: all but what the choice
-    /// costs it.
+    /// What the choice keeps for who comes next, in thousandths ([`berth_placement::Machine::kept_permille`]).
     pub kept_permille: u32,
     /// Usable GPUs that stay free, in thousandths of all.
     pub free_permille: u32,
@@ -120,14 +119,12 @@ impl Standing {
         let left = room.free.difference(fit.gpus);
         let left_count = left.intersection(machine.usable()).len();
         let left_count = left_count.saturating_sub(room.unknown_count);
-        let worth = machine.worth_permille(room.free);
-        let cost = worth.saturating_sub(machine.worth_permille(left));
         Self {
             gpus: fit.gpus,
             score: fit.score.into(),
             link,
             is_wish_met: wish.map(|wish| link >= wish),
-            kept_permille: 1_000 - cost,
+            kept_permille: machine.kept_permille(room.free, fit.gpus),
             free_permille: permille(left_count, machine.usable().len()),
         }
     }

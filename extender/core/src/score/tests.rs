@@ -117,10 +117,19 @@ fn pods_are_packed_so_that_whole_nodes_stay_free_or_spread_where_configured() {
     index.apply_pod(&bound(pod("one", 1), "a", &[0]));
     index.apply_pod(&bound(pod("four", 4), "b", &[0, 1, 2, 3]));
     let pod = pod("p", 1);
-    // On a it takes nothing from what can be asked for next; on b it breaks a quad.
+    // On a it breaks only what is broken, on b a quad, on c the whole node.
     check(&mut index, &pod, "a > b > c");
     let spread = order(&mut index, &pod, Preference::Spread);
     assert_eq!(spread, "c > a > b");
+}
+
+#[test]
+fn a_quad_fills_a_small_machine_before_it_breaks_a_large_one() {
+    let mut index = cluster(&["large", "small"]);
+    let mut small = topology("small");
+    small.status = Some(status("small", 4));
+    index.apply_topology(&small);
+    check(&mut index, &pod("p", 4), "small > large");
 }
 
 #[test]
