@@ -7,10 +7,10 @@ use berth_topology::claim;
 use berth_topology::cpus::CpuList;
 use berth_topology::names;
 
+use crate::facts::NumaFacts;
 use crate::machine::Machine;
 use crate::place::Placement;
 use crate::refusal::Refusal;
-use crate::shape::NumaFacts;
 
 /// Spreads `rank_count` ranks over the NUMA nodes, so that the rank with the fewest CPUs has as many
 /// as can be, and splits each node's CPUs among its ranks. Where there are more ranks than CPUs,

@@ -63,6 +63,7 @@
 mod cpu_ranks;
 mod criteria;
 mod cut;
+mod facts;
 mod free;
 mod future;
 mod kept;
@@ -81,6 +82,7 @@ mod set;
 pub mod sets;
 mod shape;
 mod socket;
+mod units;
 mod want;
 
 pub use cpu_ranks::place_cpus;

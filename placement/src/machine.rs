@@ -7,10 +7,12 @@ use berth_topology::ids::{GpuUuid, NumaId};
 use berth_topology::kubelet::PluginOwner;
 use berth_topology::node::Status;
 
+use crate::facts::Facts;
 use crate::kubelet::Kubelet;
 use crate::mix::Mix;
 use crate::set::GpuSet;
-use crate::shape::{Facts, Shape, positions};
+use crate::shape::Shape;
+use crate::units::Kind;
 
 /// One machine, ready to be placed on. Immutable; share it by `Arc`, or clone it.
 #[derive(Clone, Debug)]
@@ -32,6 +34,7 @@ pub struct Shapes {
     known: HashMap<Arc<Facts>, Weak<Shape>>,
     kubelets: HashSet<Arc<Kubelet>>,
     mix: Mix,
+    units: Kind,
 }
 
 // === impl Machine ===
@@ -102,10 +105,20 @@ impl Shapes {
         }
     }
 
+    /// The same for the units of that resource: MIG instances of a profile for
+    /// `nvidia.com/mig-PROFILE`, whole GPUs for any other.
+    #[must_use]
+    pub fn of_resource(self, resource: &str) -> Self {
+        Self {
+            units: Kind::of_resource(resource),
+            ..self
+        }
+    }
+
     /// As [`Machine::new`], sharing the shape of an equal machine that is still in use.
     pub fn machine(&mut self, status: &Status) -> Machine {
-        let uuids = positions(status);
-        let facts = Facts::read(status, &uuids);
+        let units = self.units.units(status);
+        let facts = Facts::read(status, &units);
         let dra = status
             .plugins
             .iter()
@@ -114,7 +127,7 @@ impl Shapes {
         Machine {
             kubelet: self.kubelet(Kubelet::read(status, &shape)),
             shape,
-            uuids: uuids.into(),
+            uuids: units.iter().map(|unit| unit.uuid.clone()).collect(),
             dra: dra.map(|plugin| plugin.resource.clone()).collect(),
         }
     }

@@ -7,14 +7,16 @@ use berth_topology::claim::GpuClaim;
 use berth_topology::ids::{GpuUuid, NumaId};
 use berth_topology::link::LinkClass;
 
+use crate::cpu_ranks::place_cpus;
 use crate::criteria::Ranked;
+use crate::facts::Facts;
 use crate::machine::Machine;
 use crate::quality::{Bandwidth, weakest_link};
 use crate::refusal::Refusal;
 use crate::ring;
 use crate::search::{Room, Search};
 use crate::set::GpuSet;
-use crate::shape::{Facts, Shape};
+use crate::shape::Shape;
 use crate::want::{Rule, Want};
 
 /// What one container would be given.
@@ -59,12 +61,15 @@ pub(crate) struct Choice {
 /// Chooses the GPUs for `claim` out of `free`, best first by the order in the crate's
 /// documentation, or says why none fit.
 ///
-/// Reasons that hold whoever leaves come first. A claim for no GPU is an empty placement:
-/// [`crate::place_cpus`] places CPU ranks.
+/// Reasons that hold whoever leaves come first. A claim for no GPU but with a tensor-parallel size is
+/// for so many CPU ranks, as [`place_cpus`] places them; without one it is an empty placement.
 ///
 /// # Errors
 /// The [`Refusal`]: a value for people, not a failure.
 pub fn place(machine: &Machine, free: GpuSet, claim: &GpuClaim) -> Result<Placement, Refusal> {
+    if let (0, Some(rank_count)) = (claim.gpu_count, claim.tensor_parallel_size) {
+        return place_cpus(machine, rank_count);
+    }
     let choice = choose(&machine.shape, free, claim)?;
     Ok(choice
         .map(|choice| choice.placement(machine))

@@ -5,9 +5,9 @@ use std::cmp::Ordering;
 use berth_topology::link::LinkClass;
 
 use crate::cut::min_cut;
+use crate::facts::Facts;
 use crate::ring::{self, Edge, Edges};
 use crate::set::GpuSet;
-use crate::shape::Facts;
 
 /// What the wiring gives a set. A greater one is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -154,7 +154,7 @@ fn nvlink(facts: &Facts, set: GpuSet, is_enough: &impl Fn(Bandwidth) -> bool) ->
     if !is_enough(of(bound)) || least_pair * others >= bound {
         return Some(of(bound)).filter(|bound| is_enough(*bound));
     }
-    Some(of(min_cut(facts, set).min(bound)))
+    Some(of(min_cut(facts, set, bound)))
 }
 
 /// The weakest edge of the best ring. As NVLink does not join the set, that edge is none of NVLink.
@@ -166,7 +166,10 @@ fn pcie(edges: &Edges, set: GpuSet, is_enough: &impl Fn(Bandwidth) -> bool) -> O
         },
         mb_per_second => Bandwidth::NvLink { mb_per_second },
     };
-    let least = edges.lowest(|edge| is_enough(of(edge)));
-    let level = ring::weakest_edge(edges, set, least)?;
+    let searched = || {
+        let least = edges.lowest(|edge| is_enough(of(edge)));
+        ring::weakest_edge(edges, set, least)
+    };
+    let level = edges.weakest(set).or_else(searched)?;
     Some(of(edges.worth(level)))
 }

@@ -4,8 +4,8 @@
 
 use std::sync::OnceLock;
 
+use crate::facts::Facts;
 use crate::set::GpuSet;
-use crate::shape::Facts;
 
 /// Rings over up to this many GPUs are exact (one bit set for each of 2¹⁵ subsets); larger ones go
 /// from each GPU to the best linked of the rest.
@@ -79,8 +79,8 @@ impl Edges {
         self.levels[a * self.count + b].into()
     }
 
-    /// From the table of a small machine.
-    fn weakest(&self, set: GpuSet) -> Option<Level> {
+    /// The weakest edge of the best ring over `set`, from the table of a small machine.
+    pub(crate) fn weakest(&self, set: GpuSet) -> Option<Level> {
         if self.count > EXACT_MAX {
             return None;
         }
@@ -130,9 +130,6 @@ fn rings(edges: &[Row]) -> Vec<u8> {
 
 /// The weakest edge of the best ring over `set`, two GPUs or more; `None` where it is below `least`.
 pub(crate) fn weakest_edge(edges: &Edges, set: GpuSet, least: Level) -> Option<Level> {
-    if let Some(weakest) = edges.weakest(set) {
-        return Some(weakest).filter(|weakest| *weakest >= least);
-    }
     let ring = Ring::new(edges, set);
     let bound = ring.bound();
     if bound < least {
@@ -171,13 +168,15 @@ impl<'a> Ring<'a> {
 
     /// The first of the best rings.
     fn exact(&self) -> Vec<usize> {
-        let set = self.members.iter().copied().collect();
-        let known = self.edges.weakest(set);
-        let best = known.or_else(|| self.best(0, self.bound()));
-        let best = best.expect("a ring of any edges at all exists in a complete graph");
-        // In ascending order nothing comes before it.
         let ascending: Vec<usize> = (0..self.members.len()).collect();
-        if self.weakest(&ascending) >= best {
+        let of_ascending = self.weakest(&ascending);
+        // In ascending order nothing comes before it, and behind switches nothing is better.
+        if of_ascending == self.bound() {
+            return ascending;
+        }
+        let best = self.best(0, self.bound());
+        let best = best.expect("a ring of any edges at all exists in a complete graph");
+        if of_ascending == best {
             return ascending;
         }
         first_ring(&self.linked(best))

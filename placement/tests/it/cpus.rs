@@ -1,6 +1,7 @@
 //! Ranks without a GPU.
 
-use berth_placement::{Machine, Refusal, place_cpus};
+use berth_placement::{Machine, Refusal, place, place_cpus};
+use berth_topology::claim::GpuClaim;
 use berth_topology::ids::NumaId;
 use berth_topology::node::Status;
 use berth_topology::numa::NumaNode;
@@ -46,6 +47,19 @@ fn explain(machine: &Machine, rank_count: usize) -> String {
         .map(rank)
         .collect::<Vec<_>>()
         .join("; ")
+}
+
+#[test]
+fn claim_for_no_gpu_but_ranks_is_for_cpu_ranks() {
+    let machine = machine(&["0-3,8-11", "4-7,12-15"], None);
+    let claim = GpuClaim {
+        tensor_parallel_size: Some(3),
+        ..GpuClaim::default()
+    };
+    let placed = place(&machine, machine.usable(), &claim);
+    assert_eq!(placed, place_cpus(&machine, 3));
+    let nothing = place(&machine, machine.usable(), &GpuClaim::default());
+    assert!(nothing.unwrap().ranks.is_empty());
 }
 
 #[test]

@@ -8,6 +8,7 @@
 mod brute;
 mod cpus;
 mod graphs;
+mod instances;
 mod kubelet;
 mod machines;
 mod optimal;
