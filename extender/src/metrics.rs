@@ -40,7 +40,7 @@ pub struct Metrics {
     bad_requests: Family<Verb, Count>,
     binds: Family<Outcome, Count>,
     bind_conflicts: Count,
-    placements: Family<Link, Count>,
+    placements: Family<Placement, Count>,
     set_quality: Histogram,
     index_wait_seconds: Histogram,
     pokes: Family<Outcome, Count>,
@@ -78,8 +78,9 @@ struct Object {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Link {
+struct Placement {
     link: &'static str,
+    exact: &'static str,
 }
 
 // === impl Metrics ===
@@ -204,7 +205,9 @@ impl Metrics {
     /// A pod was bound with those GPUs.
     pub(crate) fn placed(&self, placed: Placed) {
         let link = placed.link.map_or("none", |link| link.as_str());
-        self.placements.get_or_create(&Link { link }).inc();
+        let exact = if placed.is_exact { "true" } else { "false" };
+        let placements = self.placements.get_or_create(&Placement { link, exact });
+        placements.inc();
         self.set_quality.observe(f64::from(placed.score) / 10.0);
     }
 

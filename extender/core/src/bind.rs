@@ -177,6 +177,7 @@ fn decide(snapshot: &Snapshot, record: &PodRecord, node: &str) -> Result<Reserva
         .topology
         .as_ref()
         .map(|topology| topology.hash.clone());
+    let is_exact = placement.is_exact();
     let assignment = Assignment {
         schema: names::SCHEMA.to_owned(),
         pod_uid: Some(record.holder.uid.clone()),
@@ -188,6 +189,7 @@ fn decide(snapshot: &Snapshot, record: &PodRecord, node: &str) -> Result<Reserva
     let placed = Placed {
         link: links.filter_map(|container| container.weakest_link).min(),
         score: placement.score,
+        is_exact,
     };
     let text = assignment.encode();
     if text.len() > TEXT_BYTES_MAX {

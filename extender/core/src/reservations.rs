@@ -38,6 +38,8 @@ pub struct Placed {
     pub link: Option<LinkClass>,
     /// 0 to 10: the set against the best of that machine.
     pub score: u8,
+    /// Whether the kubelet can only give these GPUs; else they are what it is expected to give.
+    pub is_exact: bool,
 }
 
 /// What is known of the POST.

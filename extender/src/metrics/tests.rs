@@ -20,6 +20,7 @@ fn used() -> Metrics {
     metrics.placed(Placed {
         link: Some(LinkClass::NvLink),
         score: 6,
+        is_exact: false,
     });
     metrics.waited(Duration::from_micros(2));
     metrics.poked("poked");
@@ -45,7 +46,7 @@ fn both_formats_have_the_same_samples() {
     };
     let open = samples(Format::OpenMetrics);
     assert_eq!(open, samples(Format::Prometheus));
-    assert!(open.contains(r#"berth_extender_placements_total{link="nvlink"} 1"#));
+    assert!(open.contains(r#"berth_extender_placements_total{link="nvlink",exact="false"} 1"#));
     assert!(open.contains(r#"berth_extender_set_quality_ratio_bucket{le="0.6"} 1"#));
     assert!(open.contains(r#"berth_extender_snapshot_age_seconds{kind="pods"} 1.5"#));
     assert!(text(Format::OpenMetrics).ends_with("# EOF\n"));

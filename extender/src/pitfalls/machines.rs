@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use berth_topology::gpu::{Mig, Sharing};
+use berth_topology::ids::NumaId;
 use berth_topology::kubelet::{Plugin, PluginOwner};
+use berth_topology::numa::NumaNode;
 
 use super::*;
 use berth_extender_core::index::{Index, Kind};
@@ -55,6 +57,38 @@ async fn p24_a_node_whose_agent_is_silent_or_absent_is_refused_with_the_reason()
         metrics.contains("berth_extender_stale_nodes 1\n"),
         "{metrics}"
     );
+}
+
+#[actix_web::test]
+async fn p27_a_pod_that_the_topology_manager_would_reject_is_not_sent_there() {
+    let world = world(cluster(&["a"]), None);
+    let mut strict = topology("a");
+    let status = strict.status.as_mut().unwrap();
+    status.kubelet.topology_manager_policy = "single-numa-node".to_owned();
+    status.kubelet.topology_manager_scope = "container".to_owned();
+    let numa = |id| NumaNode {
+        id: NumaId(id),
+        ..NumaNode::default()
+    };
+    status.numa = vec![numa(0), numa(1)];
+    world.publish(&strict);
+    world.see(&bound(pod("p", 2), "a", &[0, 1]));
+    world.see(&bound(pod("q", 2), "a", &[4, 5]));
+    assert_eq!(world.verdict(&pod("r", 2), "a").await, "fits");
+    let four = world.verdict(&pod("r", 4), "a").await;
+    assert!(
+        four.starts_with("later: the kubelet's topology manager would reject"),
+        "{four}"
+    );
+    let eight = world.verdict(&pod("r", 8), "a").await;
+    assert!(
+        eight.starts_with("never: the kubelet's topology manager would reject"),
+        "{eight}"
+    );
+    lock(&world.shared.service.index).delete_pod("u-q");
+    world.create(&pod("r", 4));
+    assert_eq!(world.bind(&pod("r", 4), "a").await, "");
+    assert_eq!(world.assigned("r"), ["a-4", "a-5", "a-6", "a-7"]);
 }
 
 #[actix_web::test]
