@@ -33,7 +33,8 @@ pub use body::Budget;
 
 /// The scheduler, its bindings at once and a few that scrape, of each worker.
 const CONNECTIONS_MAX: usize = 256;
-/// Until a request's head must be there.
+/// Until a connection's first head must be there. actix does not time the heads after it: whoever lets
+/// those drip holds a connection, one of those above, and was let in by its first.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may wait for its next request. kube-scheduler opens another.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
