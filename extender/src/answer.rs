@@ -6,16 +6,17 @@ use std::time::{Duration, Instant};
 
 use berth_extender_core::bind;
 use berth_topology::ids::PodUid;
-use k8s_openapi::api::core::v1::Pod;
 
-use crate::bind::Binder;
+use crate::bind::{Binder, Chosen};
 use crate::lock;
 use crate::metrics::{Format, Metrics};
 use crate::wire::{self, ExtenderArgs, FilterResult, HostPriority, PreemptionArgs};
 use berth_extender_core::decide::{self, Ask, Preference, Verdicts};
-use berth_extender_core::explain::{Bind, Decision, Decisions};
+use berth_extender_core::explain::{self, Explanation};
 use berth_extender_core::gauges::Gauges;
 use berth_extender_core::index::Index;
+use berth_extender_core::record::archive::{self, Archive, Now, Replica};
+use berth_extender_core::record::{Asked, Bound, Inputs, Records};
 use berth_extender_core::snapshot::Snapshot;
 use berth_extender_core::waiting::Waiting;
 
@@ -34,7 +35,7 @@ pub struct Service {
     /// Pods that fitted nowhere.
     pub waiting: Arc<Mutex<Waiting>>,
     /// The last decisions.
-    pub decisions: Mutex<Decisions>,
+    pub decisions: Mutex<Records>,
     /// Counters and times.
     pub metrics: Arc<Metrics>,
     /// The extended resource.
@@ -57,10 +58,13 @@ impl Service {
         let now = Instant::now();
         let snapshot = self.snapshot(now);
         let is_over = || now.elapsed() > FILTER_TIME_MAX;
-        let verdicts = decide::filter_until(&snapshot, &ask, &args.names(), is_over);
+        let names = args.names();
+        let verdicts = decide::filter_until(&snapshot, &ask, &names, is_over);
         if ask.wants_gpus() {
             self.hint_after_filter(&ask, &snapshot, &verdicts);
-            self.remember(pod, &ask, &verdicts, &snapshot);
+            self.remember(&ask, &verdicts, &snapshot);
+            let inputs = Inputs::of(&snapshot, &ask, &names, self.preference);
+            lock(&self.decisions).filtered(&Asked::of(pod), timestamp(), inputs, &verdicts);
         }
         let feasible: HashSet<&str> = verdicts
             .feasible
@@ -84,9 +88,14 @@ impl Service {
         };
         let ask = Ask::of_pod(pod, &self.resource);
         let snapshot = self.snapshot(Instant::now());
-        let scores = decide::prioritize(&snapshot, &ask, &args.names(), self.preference);
+        let names = args.names();
+        let scores = decide::prioritize(&snapshot, &ask, &names, self.preference);
         let hint = decide::hint(&snapshot, &ask, &scores);
         self.index().hint(&ask.uid, hint, Instant::now());
+        if ask.wants_gpus() {
+            let inputs = Inputs::of(&snapshot, &ask, &names, self.preference);
+            lock(&self.decisions).scored(&Asked::of(pod), timestamp(), inputs, &scores);
+        }
         let priority = |(host, score)| HostPriority {
             host,
             score: i64::from(score).clamp(wire::SCORE_MIN, wire::SCORE_MAX),
@@ -121,13 +130,15 @@ impl Service {
 
     /// Binds the pod.
     pub async fn bind(&self, request: &bind::Request) -> wire::BindingResult {
-        let outcome = self.binder.bind(request).await;
+        let mut chosen = Chosen::default();
+        let outcome = self.binder.bind_noting(request, &mut chosen).await;
         self.metrics.bound(
             outcome
                 .as_ref()
                 .map_or_else(|error| error.outcome(), |()| "bound"),
         );
-        let error = outcome.err().map(|error| error.to_string());
+        let bound = Bound::of(request, chosen.annotation, &outcome);
+        let error = bound.error.clone();
         match &error {
             None => tracing::info!(
                 namespace = request.namespace,
@@ -143,11 +154,9 @@ impl Service {
                 "not bound"
             ),
         }
-        let bind = Bind {
-            node: request.node.clone(),
-            error: error.clone(),
-        };
-        lock(&self.decisions).bound(&request.namespace, &request.name, bind);
+        if chosen.is_ours {
+            lock(&self.decisions).bound(request, timestamp(), chosen.inputs, bound);
+        }
         wire::BindingResult {
             error: error.unwrap_or_default(),
         }
@@ -164,6 +173,44 @@ impl Service {
     pub(crate) fn metrics_text(&self, leads: bool, format: Format) -> String {
         let gauges = Gauges::read(&mut lock(&self.index), Instant::now());
         self.metrics.text(&gauges, leads, format)
+    }
+
+    /// Why the pod was placed as it was, or nowhere, as far as it is remembered.
+    #[must_use]
+    pub fn explain(
+        &self,
+        namespace: &str,
+        pod: &str,
+        why_not: Option<&str>,
+    ) -> Option<Explanation> {
+        let records = lock(&self.decisions).of_pod(namespace, pod);
+        explain::explain(&records, &self.resource, why_not)
+    }
+
+    /// Everything that decisions depend on.
+    ///
+    /// # Errors
+    /// When what was kept of a topology cannot be read again.
+    pub fn archive(&self, leads: bool) -> Result<Archive, archive::Error> {
+        let (snapshot, claims, is_synced) = {
+            let mut index = lock(&self.index);
+            let snapshot = index.snapshot(Instant::now());
+            (snapshot, index.claims(), index.is_synced())
+        };
+        let records = lock(&self.decisions).iter().cloned().collect();
+        Archive::of(Now {
+            replica: Replica {
+                taken_at: timestamp(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                resource: self.resource.clone(),
+                preference: self.preference,
+                leads,
+                is_synced,
+            },
+            snapshot: &snapshot,
+            claims,
+            records,
+        })
     }
 
     fn snapshot(&self, now: Instant) -> Snapshot {
@@ -186,7 +233,7 @@ impl Service {
         self.index().hint(&ask.uid, hint, Instant::now());
     }
 
-    fn remember(&self, pod: &Pod, ask: &Ask, verdicts: &Verdicts, snapshot: &Snapshot) {
+    fn remember(&self, ask: &Ask, verdicts: &Verdicts, snapshot: &Snapshot) {
         let mut by_kind: BTreeMap<&'static str, usize> = BTreeMap::new();
         for (_, no) in &verdicts.refused {
             *by_kind.entry(no.kind()).or_default() += 1;
@@ -201,18 +248,12 @@ impl Service {
         } else {
             lock(&self.waiting).accepted(&ask.uid);
         }
-        let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        let decision = Decision::of(
-            ask.uid.as_str(),
-            verdicts,
-            jiff::Timestamp::now().to_string(),
-        );
-        lock(&self.decisions).filtered(
-            &text(&pod.metadata.namespace),
-            &text(&pod.metadata.name),
-            decision,
-        );
     }
+}
+
+/// Now, as records say it.
+fn timestamp() -> String {
+    jiff::Timestamp::now().to_string()
 }
 
 /// Reasons by node: those that pods leaving could resolve, and those that nothing resolves.

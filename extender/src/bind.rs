@@ -12,6 +12,7 @@ use berth_extender_core::bind::{
 use berth_extender_core::index::Index;
 use berth_extender_core::leader::{POST_MAX, READ_MAX};
 use berth_extender_core::pod::PodRecord;
+use berth_extender_core::record::Inputs;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
 use tokio::sync::Semaphore;
@@ -35,6 +36,17 @@ pub struct Binder {
     /// Where there is one, nothing is sent that it does not allow.
     leadership: Option<Arc<Leadership>>,
     at_once: Arc<Semaphore>,
+}
+
+/// What a bind was decided from, and what it was to write.
+#[derive(Clone, Debug, Default)]
+pub struct Chosen {
+    /// Whether the pod asks for the resource.
+    pub is_ours: bool,
+    /// Absent where nothing was chosen.
+    pub inputs: Option<Inputs>,
+    /// The assignment.
+    pub annotation: Option<String>,
 }
 
 // === impl Binder ===
@@ -80,6 +92,14 @@ impl Binder {
     /// # Errors
     /// When it is not bound, or not known to be.
     pub async fn bind(&self, request: &Request) -> Result<(), Error> {
+        self.bind_noting(request, &mut Chosen::default()).await
+    }
+
+    /// As [`Self::bind`]; says in `chosen` what was decided, however it ends.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub async fn bind_noting(&self, request: &Request, chosen: &mut Chosen) -> Result<(), Error> {
         let _one = self.at_once.try_acquire().map_err(|_| Error::TooMany)?;
         let (known, is_gone) = {
             let index = lock(&self.index);
@@ -93,7 +113,7 @@ impl Binder {
             None if is_gone => return Err(Error::Gone),
             None => self.read_record(request).await?,
         };
-        let (prepared, placed) = self.prepare(request, record.as_ref())?;
+        let (prepared, placed) = self.prepare(request, record.as_ref(), chosen)?;
         match prepared {
             Prepared::Done => Ok(()),
             Prepared::Post { annotation } => {
@@ -109,11 +129,20 @@ impl Binder {
         &self,
         request: &Request,
         record: Option<&PodRecord>,
+        chosen: &mut Chosen,
     ) -> Result<(Prepared, Option<Placed>), Error> {
         let asked = Instant::now();
         let mut index = lock(&self.index);
         self.metrics.waited(asked.elapsed());
-        let prepared = prepare(&mut index, request, record, Instant::now())?;
+        let now = Instant::now();
+        let seen = index.snapshot(now);
+        let prepared = prepare(&mut index, request, record, now);
+        chosen.is_ours = record.is_some();
+        chosen.inputs = Inputs::of_bind(&seen, request, &prepared);
+        let prepared = prepared?;
+        if let Prepared::Post { annotation } = &prepared {
+            chosen.annotation = annotation.as_deref().map(str::to_owned);
+        }
         Ok((prepared, placed(&index, &request.uid)))
     }
 

@@ -18,15 +18,14 @@ use actix_web::web::{self, Data, Payload};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 
 use berth_extender_core::leader::Standing;
-use berth_extender_core::simulate;
 
 use crate::answer::Service;
 use crate::leadership::Leadership;
-use crate::lock;
 use crate::metrics::Format;
 use crate::tls::Identity;
 use crate::wire;
 
+mod about;
 mod body;
 
 pub use body::Budget;
@@ -103,11 +102,12 @@ fn routes(config: &mut web::ServiceConfig) {
         .route("/prioritize", web::post().to(prioritize))
         .route("/preempt", web::post().to(preempt))
         .route("/bind", web::post().to(bind))
-        .route("/simulate", web::post().to(simulate))
+        .route("/simulate", web::post().to(about::simulate))
         .route("/metrics", web::get().to(metrics))
         .route("/healthz", web::get().to(healthz))
         .route("/readyz", web::get().to(readyz))
-        .route("/explain/{namespace}/{pod}", web::get().to(explain));
+        .route("/snapshot", web::get().to(about::snapshot))
+        .route("/explain/{namespace}/{pod}", web::get().to(about::explain));
 }
 
 async fn filter(shared: Data<Shared>, payload: Payload) -> HttpResponse {
@@ -141,17 +141,6 @@ async fn bind(shared: Data<Shared>, payload: Payload) -> HttpResponse {
     HttpResponse::Ok().json(answer)
 }
 
-async fn simulate(shared: Data<Shared>, payload: Payload) -> HttpResponse {
-    let request = match shared.body("simulate", payload).await {
-        Ok(request) => request,
-        Err(refusal) => return refusal,
-    };
-    match simulate::simulate(&request, &shared.service.resource) {
-        Ok(answer) => HttpResponse::Ok().json(answer),
-        Err(error) => shared.bad_request("simulate", &error.to_string()),
-    }
-}
-
 async fn metrics(shared: Data<Shared>, request: HttpRequest) -> HttpResponse {
     let accept = request.headers().get(header::ACCEPT);
     let format = Format::of_accept(accept.and_then(|value| value.to_str().ok()));
@@ -174,15 +163,6 @@ async fn readyz(shared: Data<Shared>) -> HttpResponse {
     match shared.service.is_synced() {
         true => HttpResponse::Ok().body("ok"),
         false => HttpResponse::ServiceUnavailable().body("the cluster has not been listed yet"),
-    }
-}
-
-async fn explain(shared: Data<Shared>, path: web::Path<(String, String)>) -> HttpResponse {
-    let (namespace, pod) = path.into_inner();
-    match lock(&shared.service.decisions).get(&namespace, &pod) {
-        Some(decision) => HttpResponse::Ok().json(decision),
-        None => HttpResponse::NotFound()
-            .json(serde_json::json!({"error": "no decision about this pod is remembered"})),
     }
 }
 

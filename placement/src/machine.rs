@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
-use berth_topology::ids::{GpuUuid, NumaId};
+use berth_topology::ids::{GpuIndex, GpuUuid, NumaId};
 use berth_topology::kubelet::PluginOwner;
 use berth_topology::node::Status;
 
@@ -78,6 +78,15 @@ impl Machine {
     #[must_use]
     pub fn uuids(&self) -> &[GpuUuid] {
         &self.uuids
+    }
+
+    /// The number that people know that GPU by.
+    ///
+    /// # Panics
+    /// When there is no GPU at `position`.
+    #[must_use]
+    pub fn index(&self, position: usize) -> GpuIndex {
+        self.shape.facts.gpus[position].index
     }
 
     /// NUMA nodes that have CPUs which are not reserved.

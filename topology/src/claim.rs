@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use serde::{Deserialize, Serialize};
 
 use crate::link::LinkClass;
 use crate::{names, quantity};
@@ -20,7 +21,8 @@ pub use needs::{ContainerNeeds, Phase, PodNeeds};
 pub const GPU_COUNT_MAX: usize = 1_024;
 
 /// What one pod asks for, container by container.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PodClaim {
     /// Containers that hold GPUs as long as the pod runs, sidecars included, in pod order.
     pub containers: Vec<ContainerClaim>,
@@ -32,7 +34,8 @@ pub struct PodClaim {
 }
 
 /// What one container asks for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ContainerClaim {
     /// The container's name.
     pub name: String,
@@ -41,7 +44,8 @@ pub struct ContainerClaim {
 }
 
 /// How many GPUs, and how they are to be wired.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct GpuClaim {
     /// Devices of the resource; 0 asks for CPU ranks (`berth place --gpus 0`).
     pub gpu_count: usize,
@@ -64,7 +68,8 @@ pub struct GpuClaim {
 }
 
 /// What a link below the wanted one means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum LinkPolicy {
     /// A lesser set is taken when there is no better one.
     #[default]
@@ -74,7 +79,8 @@ pub enum LinkPolicy {
 }
 
 /// What a set over several NUMA nodes means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum NumaPolicy {
     /// Refused.
     Single,
@@ -86,7 +92,8 @@ pub enum NumaPolicy {
 }
 
 /// Whether the distance to an RDMA NIC counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum NicPolicy {
     /// It does.
     Near,

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use berth_placement::Refusal;
 use berth_topology::assignment::{Assignment, TEXT_BYTES_MAX};
-use berth_topology::claim::PodClaim;
+use berth_topology::claim::{self, PodClaim};
 use berth_topology::ids::{NodeName, PodUid};
 use berth_topology::names;
 use k8s_openapi::api::core::v1::{Binding, ObjectReference};
@@ -18,7 +18,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::decide;
 use crate::index::Index;
-use crate::pod::{Holder, PodRecord, intent_of};
+use crate::pod::{Holder, Intent, PodRecord, intent_of};
 pub use crate::reservations::Placed;
 use crate::reservations::{Reservation, State};
 use crate::snapshot::Snapshot;
@@ -164,14 +164,35 @@ fn repeat(index: &mut Index, uid: &PodUid, node: &str) -> Result<Option<Prepared
 }
 
 fn decide(snapshot: &Snapshot, record: &PodRecord, node: &str) -> Result<Reservation, Error> {
+    let (uid, claim) = (&record.holder.uid, record.claim.as_ref().as_ref());
+    let (text, intent, placed) = choose(snapshot, uid, claim, node)?;
+    let holder = Holder {
+        intent,
+        ..record.holder.as_ref().clone()
+    };
+    Ok(Reservation {
+        node: node.to_owned(),
+        holder: Arc::new(holder),
+        annotation: Some(text.into()),
+        state: State::Sent,
+        placed,
+    })
+}
+
+/// The assignment that a bind writes, and the GPUs that it then holds. Holds nothing.
+///
+/// # Errors
+/// When the pod does not fit that node, or there is none.
+pub fn choose(
+    snapshot: &Snapshot,
+    uid: &PodUid,
+    claim: Result<&PodClaim, &claim::Error>,
+    node: &str,
+) -> Result<(String, Intent, Placed), Error> {
     let state = snapshot
         .node(node)
         .ok_or_else(|| Error::NoNode(node.to_owned()))?;
-    let claim: &PodClaim = record
-        .claim
-        .as_ref()
-        .as_ref()
-        .map_err(|error| Error::Refused(Refusal::BadClaim(error.clone())))?;
+    let claim = claim.map_err(|error| Error::Refused(Refusal::BadClaim(error.clone())))?;
     let placement = decide::choose(snapshot, claim, node).map_err(Error::Refused)?;
     let hash = state
         .topology
@@ -180,7 +201,7 @@ fn decide(snapshot: &Snapshot, record: &PodRecord, node: &str) -> Result<Reserva
     let is_exact = placement.is_exact();
     let assignment = Assignment {
         schema: names::SCHEMA.to_owned(),
-        pod_uid: Some(record.holder.uid.clone()),
+        pod_uid: Some(uid.clone()),
         node: Some(NodeName::from(node)),
         topology_hash: hash.filter(|hash| !hash.is_empty()),
         containers: placement.containers,
@@ -195,17 +216,7 @@ fn decide(snapshot: &Snapshot, record: &PodRecord, node: &str) -> Result<Reserva
     if text.len() > TEXT_BYTES_MAX {
         return Err(Error::TooLong);
     }
-    let holder = Holder {
-        intent: intent_of(&assignment),
-        ..record.holder.as_ref().clone()
-    };
-    Ok(Reservation {
-        node: node.to_owned(),
-        holder: Arc::new(holder),
-        annotation: Some(text.into()),
-        state: State::Sent,
-        placed,
-    })
+    Ok((text, intent_of(&assignment), placed))
 }
 
 /// The one write. Its uid is a precondition: a pod created again under the name is another one.

@@ -51,7 +51,7 @@ pub struct Verdicts {
 }
 
 /// Nodes between two looks at the time: on a machine never seen before each may take milliseconds.
-const NODES_PER_LOOK: usize = 16;
+pub(crate) const NODES_PER_LOOK: usize = 16;
 
 /// Which nodes fit.
 pub fn filter(snapshot: &Snapshot, ask: &Ask, names: &[&str]) -> Verdicts {

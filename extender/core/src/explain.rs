@@ -1,115 +1,240 @@
-//! The last decision about each pod, for people: `GET /explain/{namespace}/{pod}`.
+//! Why a pod was placed as it was, or nowhere: worked out from its records when somebody asks, so that
+//! deciding costs nothing more.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::decide::Verdicts;
+use crate::decide::Ask;
+use crate::record::{Decided, Inputs, Outcome, Record};
 
-/// Pods remembered. With 500 candidates each this is under 10 MB.
-const PODS_MAX: usize = 256;
+mod node;
+mod why_not;
 
-/// What was decided last about one pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub use node::{Container, NodeStory, SetStory};
+
+/// Nodes told one by one; the others are counted.
+const NODES_MAX: usize = 8;
+/// Names of refused nodes listed for each reason; the others are counted.
+const REFUSED_NAMES_MAX: usize = 64;
+
+/// What was decided last about one pod, and why.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Decision {
-    /// The pod's uid.
+pub struct Explanation {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
     pub pod_uid: String,
-    /// When filter answered, RFC 3339.
+    /// When filter answered last, RFC 3339.
     pub filtered_at: String,
-    /// Nodes that fit, with their score, 0 to 10.
+    /// Hash of what filter decided from.
+    pub inputs_hash: String,
+    /// Whether that is still kept; without it nodes are only counted.
+    pub are_inputs_kept: bool,
+    /// Nodes that fit, with their score, 0 to 10: prioritize's, else filter's.
     pub feasible: BTreeMap<String, u32>,
     /// Nodes that do not, by reason.
-    pub refused: BTreeMap<String, Reason>,
+    pub refused: BTreeMap<String, Refused>,
+    /// The node of the highest score, of equals the first by name. kube-scheduler adds the scores of
+    /// its own plugins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preferred: Option<String>,
+    /// The one after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner_up: Option<String>,
+    /// The best nodes that fit, best first; empty where the inputs were not kept.
+    pub nodes: Vec<NodeStory>,
     /// The last bind, where there was one.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bind: Option<Bind>,
+    /// Why the node that was asked about is not the pod's, in sentences.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why_not: Option<WhyNot>,
 }
 
-/// One reason, and whom it concerns.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Reason {
-    /// The reason's sentence.
+/// Nodes that are refused for one reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refused {
+    /// The reason's sentence, as in the pod's events.
     pub message: String,
     /// Whether pods that leave could help.
     pub resolvable: bool,
-    /// The nodes.
+    /// How many.
+    pub count: usize,
+    /// The first of them.
     pub nodes: Vec<String>,
 }
 
 /// One bind.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Bind {
+    /// When it ended, RFC 3339.
+    pub at: String,
     /// The node.
     pub node: String,
+    /// What was written, or was to be: the assignment as JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assignment: Option<String>,
     /// Why not; absent when it was bound.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// The last `PODS_MAX` decisions, by namespace and name.
-#[derive(Debug, Default)]
-pub struct Decisions {
-    order: VecDeque<String>,
-    by_pod: HashMap<String, Decision>,
+/// Why one node is not the pod's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WhyNot {
+    /// The node.
+    pub node: String,
+    /// One after the other.
+    pub sentences: Vec<String>,
+    /// The node, where it was asked about and the inputs were kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub story: Option<NodeStory>,
 }
 
-// === impl Decisions ===
+/// The records that tell the last decision.
+struct Last<'a> {
+    filter: &'a Record,
+    scores: HashMap<&'a str, u32>,
+    bind: Option<&'a Record>,
+}
 
-impl Decisions {
-    /// Filter answered.
-    pub fn filtered(&mut self, namespace: &str, name: &str, decision: Decision) {
-        *self.decision(namespace, name) = decision;
+/// Explains the last decision that `records` tell, which are of one pod, oldest first. `why_not` names
+/// a node to be told in full. `None` where filter was never asked, or its record was dropped.
+#[must_use]
+pub fn explain(records: &[Record], resource: &str, why_not: Option<&str>) -> Option<Explanation> {
+    let last = Last::of(records)?;
+    let mut explanation = last.summary();
+    let Some(inputs) = last.filter.inputs() else {
+        explanation.why_not = why_not.map(why_not::not_kept);
+        return Some(explanation);
+    };
+    let ask = last.filter.asked.read().ok();
+    let ask = ask.map(|pod| Ask::of_pod(&pod, resource))?;
+    let ranking = ranking(&explanation.feasible);
+    explanation.preferred = ranking.first().map(|name| (*name).to_owned());
+    explanation.runner_up = ranking.get(1).map(|name| (*name).to_owned());
+    let told = ranking.iter().take(NODES_MAX);
+    explanation.nodes = told.filter_map(|name| story(inputs, &ask, name)).collect();
+    explanation.why_not = why_not.map(|node| {
+        let story = story(inputs, &ask, node);
+        why_not::answer(&explanation, node, story)
+    });
+    Some(explanation)
+}
+
+/// Highest score first, of equals by name, as a scheduler without other plugins would choose.
+fn ranking(feasible: &BTreeMap<String, u32>) -> Vec<&str> {
+    let mut names: Vec<(&str, u32)> = feasible
+        .iter()
+        .map(|(name, score)| (name.as_str(), *score))
+        .collect();
+    names.sort_by_key(|(_, score)| std::cmp::Reverse(*score));
+    names.into_iter().map(|(name, _)| name).collect()
+}
+
+fn story(inputs: &Inputs, ask: &Ask, name: &str) -> Option<NodeStory> {
+    let candidate = inputs.candidates.iter().find(|one| one.name() == name)?;
+    Some(NodeStory::of(candidate, &inputs.snapshot_of(name), ask))
+}
+
+// === impl Last ===
+
+impl<'a> Last<'a> {
+    fn of(records: &'a [Record]) -> Option<Self> {
+        let is_filter = |record: &&Record| matches!(record.decided, Decided::Filter { .. });
+        let filter = records.iter().rev().find(is_filter)?;
+        let after = |record: &&Record| record.number > filter.number;
+        let scored = records.iter().filter(after).find_map(|record| {
+            let Decided::Prioritize { scores } = &record.decided else {
+                return None;
+            };
+            Some(
+                record
+                    .inputs()?
+                    .names()
+                    .into_iter()
+                    .zip(scores.iter().copied()),
+            )
+        });
+        let is_bind = |record: &&Record| matches!(record.decided, Decided::Bind { .. });
+        Some(Self {
+            filter,
+            scores: scored.map(Iterator::collect).unwrap_or_default(),
+            bind: records.iter().rev().find(is_bind),
+        })
     }
 
-    /// Bind ended.
-    pub fn bound(&mut self, namespace: &str, name: &str, bind: Bind) {
-        self.decision(namespace, name).bind = Some(bind);
-    }
-
-    /// The last decision about that pod, if it is remembered.
-    #[must_use]
-    pub fn get(&self, namespace: &str, name: &str) -> Option<&Decision> {
-        self.by_pod.get(&format!("{namespace}/{name}"))
-    }
-
-    fn decision(&mut self, namespace: &str, name: &str) -> &mut Decision {
-        let key = format!("{namespace}/{name}");
-        if !self.by_pod.contains_key(&key) {
-            self.order.push_back(key.clone());
-            if self.order.len() > PODS_MAX
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.by_pod.remove(&oldest);
+    fn summary(&self) -> Explanation {
+        let asked = &self.filter.asked;
+        let mut explanation = Explanation {
+            namespace: asked.namespace.clone(),
+            name: asked.name.clone(),
+            pod_uid: asked.uid.as_str().to_owned(),
+            filtered_at: self.filter.at.clone(),
+            inputs_hash: self.filter.inputs_hash(),
+            are_inputs_kept: self.filter.inputs().is_some(),
+            bind: self.bind.and_then(Bind::of),
+            ..Explanation::default()
+        };
+        let Decided::Filter { outcomes, reasons } = &self.filter.decided else {
+            return explanation;
+        };
+        let names = self.filter.inputs().map(Inputs::names).unwrap_or_default();
+        for reason in reasons {
+            let refused = explanation.refused.entry(reason.kind.clone()).or_default();
+            refused.message.clone_from(&reason.message);
+            refused.resolvable = reason.resolvable;
+        }
+        for (position, outcome) in outcomes.iter().enumerate() {
+            let name = names.get(position);
+            match outcome {
+                Outcome::Fits(score) => {
+                    let Some(name) = name else { continue };
+                    let score = self.scores.get(name).unwrap_or(score);
+                    explanation.feasible.insert((*name).to_owned(), *score);
+                }
+                Outcome::Refused(reason) => {
+                    let kind = reasons.get(*reason).map(|reason| &reason.kind);
+                    let refused = kind.and_then(|kind| explanation.refused.get_mut(kind));
+                    let Some(refused) = refused else { continue };
+                    refused.count += 1;
+                    if refused.nodes.len() < REFUSED_NAMES_MAX {
+                        refused.nodes.extend(name.map(|name| (*name).to_owned()));
+                    }
+                }
             }
         }
-        self.by_pod.entry(key).or_default()
+        explanation
     }
 }
 
-// === impl Decision ===
+// === impl Bind ===
 
-impl Decision {
-    /// What filter found, when.
-    #[must_use]
-    pub fn of(pod_uid: &str, verdicts: &Verdicts, filtered_at: String) -> Self {
-        let mut refused: BTreeMap<String, Reason> = BTreeMap::new();
-        for (node, no) in &verdicts.refused {
-            let reason = refused
-                .entry(no.kind().to_owned())
-                .or_insert_with(|| Reason {
-                    message: no.to_string(),
-                    resolvable: no.is_resolvable(),
-                    nodes: Vec::new(),
-                });
-            reason.nodes.push(node.clone());
-        }
-        Self {
-            pod_uid: pod_uid.to_owned(),
-            filtered_at,
-            feasible: verdicts.feasible.iter().cloned().collect(),
-            refused,
-            bind: None,
-        }
+impl Bind {
+    fn of(record: &Record) -> Option<Self> {
+        let Decided::Bind {
+            node,
+            annotation,
+            error,
+        } = &record.decided
+        else {
+            return None;
+        };
+        Some(Self {
+            at: record.at.clone(),
+            node: node.clone(),
+            assignment: annotation.as_ref().map(ToString::to_string),
+            error: error.clone(),
+        })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use berth_topology::claim::PodClaim;
 use berth_topology::node::Status;
 use k8s_openapi::api::core::v1::Pod;
+use serde::{Deserialize, Serialize};
 
 use crate::node::NodeState;
 use crate::score::{GROUP_FABRIC, GROUP_RACK};
@@ -19,14 +20,16 @@ const POD_GROUP_BYTES_MAX: usize = 253;
 const REGISTERED: &str = "completed";
 
 /// Pods of one namespace that work together.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Group {
     namespace: String,
     name: Name,
 }
 
 /// How a pod says of which group it is; the annotation wins.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 enum Name {
     /// `berth.dev/group`.
     Annotation(String),
@@ -144,7 +147,7 @@ impl Pull {
     }
 }
 
-fn is_of(holder: &Arc<crate::pod::Holder>, group: &Group) -> bool {
+pub(crate) fn is_of(holder: &Arc<crate::pod::Holder>, group: &Group) -> bool {
     holder.group.as_deref() == Some(group)
 }
 

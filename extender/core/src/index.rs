@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use berth_placement::Shapes;
 use berth_topology::allocation::Allocation;
+use berth_topology::claim::PodClaim;
 use berth_topology::ids::PodUid;
 use berth_topology::lease::{self, Renewal};
 use berth_topology::node::NodeTopology;
@@ -17,9 +17,9 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 
 use crate::freshness::Freshness;
 use crate::gone::Gone;
-use crate::group::{Clique, DEFAULT_RACK_LABEL};
+use crate::group::DEFAULT_RACK_LABEL;
 use crate::hints::{Hint, Hints};
-use crate::node::{NodeState, Room, Topology};
+use crate::node::{Hardware, NodeState, Room, Topology};
 use crate::pod::{Holder, PodRecord};
 use crate::reservations::{Reservation, Reservations, State};
 use crate::snapshot::Snapshot;
@@ -37,7 +37,7 @@ pub struct Index {
     reservations: Reservations,
     hints: Hints,
     freshness: Freshness,
-    shapes: Shapes,
+    hardware: Hardware,
     watches: [Watch; 4],
     dirty: BTreeSet<Arc<str>>,
     states: Arc<HashMap<Arc<str>, Arc<NodeState>>>,
@@ -105,7 +105,7 @@ impl Index {
             reservations: Reservations::default(),
             hints: Hints::default(),
             freshness: Freshness::new(stale_after, now),
-            shapes: Shapes::default(),
+            hardware: Hardware::default(),
             watches: [Watch::default(); 4],
             dirty: BTreeSet::new(),
             states: Arc::default(),
@@ -145,22 +145,9 @@ impl Index {
 
     /// A NodeTopology was added or changed.
     pub fn apply_topology(&mut self, object: &NodeTopology) {
-        let resource = self.resource.clone();
-        let topology = object.status.as_ref().map(|status| {
-            let ours = status
-                .allocations
-                .iter()
-                .filter(|truth| truth.resource == resource);
-            let machine = self.shapes.machine(status);
-            Arc::new(Topology {
-                is_dra_managed: machine.is_dra_managed(&resource),
-                machine,
-                clique: Clique::of_node(status),
-                hash: status.hash.clone(),
-                allocations: ours.cloned().collect(),
-            })
-        });
-        self.entry(object.name()).topology = topology;
+        let (resource, hardware) = (&self.resource, &mut self.hardware);
+        let read = |status| Arc::new(Topology::read(status, resource, hardware));
+        self.entry(object.name()).topology = object.status.as_ref().map(read);
     }
 
     /// A NodeTopology was deleted.
@@ -314,6 +301,17 @@ impl Index {
     /// The pod of that uid, if it asks for the resource and the watch has shown it.
     pub fn pod(&self, uid: &PodUid) -> Option<&PodRecord> {
         self.pods.get(uid)
+    }
+
+    /// What bound pods asked for, where that can be read.
+    #[must_use]
+    pub fn claims(&self) -> BTreeMap<PodUid, PodClaim> {
+        let held = self
+            .pods
+            .iter()
+            .filter(|(_, pod)| pod.held_node().is_some());
+        held.filter_map(|(uid, pod)| Some((uid.clone(), pod.claim.as_ref().as_ref().ok()?.clone())))
+            .collect()
     }
 
     /// Whether the pod was seen to be deleted.

@@ -10,8 +10,10 @@ use berth_topology::claim::{self, PodClaim};
 use berth_topology::ids::{GpuUuid, PodUid};
 use berth_topology::names;
 use k8s_openapi::api::core::v1::Pod;
+use serde::{Deserialize, Serialize};
 
 use crate::group::Group;
+use crate::record::shared;
 
 /// Anybody may write an annotation; a uid or a hash is at most so long.
 const UID_BYTES_MAX: usize = 64;
@@ -31,7 +33,8 @@ pub struct PodRecord {
 }
 
 /// A pod as one that holds GPUs of a node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Holder {
     /// Its uid.
     pub uid: PodUid,
@@ -44,6 +47,7 @@ pub struct Holder {
     /// GPUs that it holds at once, as kube-scheduler counts them.
     pub gpu_count: usize,
     /// The pods that it works with.
+    #[serde(default, with = "shared::maybe")]
     pub group: Option<Arc<Group>>,
     /// GPUs by container, as its assignment says; empty without a valid one.
     pub intent: Intent,

@@ -29,6 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use berth_placement::{GpuSet, PodFit};
 use berth_topology::claim::PodClaim;
 use berth_topology::link::LinkClass;
+use serde::{Deserialize, Serialize};
 
 use crate::node::{Room, Topology};
 
@@ -60,7 +61,8 @@ const LEVEL_FITS_MIN: u32 = 1;
 const MERIT_PER_LEVEL: u32 = MERIT_MAX / LEVEL_MAX;
 
 /// Which of equally good nodes comes first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Preference {
     /// The one with the fewest free GPUs, so that whole nodes stay free.
     #[default]

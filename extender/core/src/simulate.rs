@@ -1,30 +1,57 @@
-//! Pods against machines that are given with the request (`POST /simulate`). Touches no cluster.
+//! Pods against machines that are given with the request (`POST /simulate`): what a cluster
+//! autoscaler asks before it adds a node. Pure: it touches no cluster, no index and no record.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use berth_placement::{GpuSet, Machine, PodPlacement, Refusal, place_pod};
+use berth_placement::{GpuSet, Machine, PodPlacement, Refusal, Shapes, place_pod};
 use berth_topology::assignment::ContainerAssignment;
-use berth_topology::claim::PodClaim;
+use berth_topology::claim::{self, PodClaim};
 use berth_topology::ids::GpuUuid;
 use berth_topology::node::NodeTopology;
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
+use crate::decide::No;
+use crate::record::Reason;
+use crate::record::wiring::renamed;
+
+/// Nodes of one request, templates counted as often as they are asked for.
+pub const NODES_MAX: usize = 5_000;
 /// Nodes × pods of one request; each pair is one placement.
-const PAIRS_MAX: usize = 100_000;
+pub const PAIRS_MAX: usize = 100_000;
 
 /// The machines, what is held there, and the pods to place, each by itself.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Request {
     /// Machines.
     #[serde(default)]
     pub nodes: Vec<NodeTopology>,
-    /// What is held there.
+    /// Machines that could be added.
+    #[serde(default)]
+    pub templates: Vec<Template>,
+    /// What is held.
     #[serde(default)]
     pub residents: Vec<Resident>,
     /// Pods, each placed by itself.
     #[serde(default)]
     pub pods: Vec<Pod>,
+}
+
+/// A kind of machine that could be added, empty.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Template {
+    /// A machine of that kind.
+    pub node: NodeTopology,
+    /// How many: `NAME-0`, `NAME-1`, … The GPUs of the first are called `NAME-0/INDEX`, and so on:
+    /// UUIDs are one machine's own.
+    #[serde(default = "one")]
+    pub count: usize,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// GPUs of one node that somebody holds.
@@ -51,7 +78,7 @@ pub struct Simulated {
 pub struct Outcome {
     /// Whether it fits.
     pub feasible: bool,
-    /// 0 to 10.
+    /// 0 to 10: the set against the best of that machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<u8>,
     /// The ranks, by container.
@@ -62,105 +89,197 @@ pub struct Outcome {
     pub reason: Option<Reason>,
 }
 
-/// Why a pod does not fit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Reason {
-    /// The reason's name.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Whether pods that leave could help.
-    pub resolvable: bool,
-    /// The sentence.
-    pub message: String,
+/// A request that is not answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// More work than one request may ask for.
+    #[error(
+        "{pod_count} pods on {node_count} nodes are too many: at most {NODES_MAX} nodes, and {PAIRS_MAX} pairs of a pod and a node"
+    )]
+    TooMany {
+        /// Pods.
+        pod_count: usize,
+        /// Nodes.
+        node_count: usize,
+    },
+    /// The time allowed has passed.
+    #[error("this takes too long; send fewer pods, or nodes that differ less")]
+    TooLong,
+    /// Two nodes of one name: an answer by name could mean either.
+    #[error("two nodes are named {0:?}")]
+    NodeTwice(String),
+    /// A node without a name.
+    #[error("a node has no metadata.name")]
+    Unnamed,
+    /// Residents of a node that was not sent.
+    #[error("residents are given for node {0:?}, which is not among the nodes")]
+    NoSuchNode(String),
 }
 
-/// More work than one request may ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{pod_count} pods on {node_count} nodes are more than {PAIRS_MAX} placements; send fewer")]
-pub struct TooMany {
-    pod_count: usize,
-    node_count: usize,
-}
+/// One node, ready to be placed on: what is wired how, and what is free. Nothing fits without it.
+type Room = Option<(Machine, GpuSet)>;
 
-/// Answers a request.
+/// Answers a request. `may_go_on` is asked before each placement.
 ///
 /// # Errors
-/// When it asks for too much.
-pub fn simulate(request: &Request, resource: &str) -> Result<Vec<Simulated>, TooMany> {
-    let (pod_count, node_count) = (request.pods.len(), request.nodes.len());
-    if node_count.saturating_mul(pod_count) > PAIRS_MAX {
-        return Err(TooMany {
+/// When it asks for too much, takes too long, or names a node twice or not at all.
+pub fn simulate(
+    request: &Request,
+    resource: &str,
+    may_go_on: impl Fn() -> bool,
+) -> Result<Vec<Simulated>, Error> {
+    check_size(request)?;
+    let nodes = nodes(request);
+    check_names(request, &nodes)?;
+    let rooms = rooms(request, &nodes, &may_go_on)?;
+    let mut answers = Vec::with_capacity(request.pods.len());
+    for pod in &request.pods {
+        let claim = PodClaim::of_pod(pod, resource);
+        let mut outcomes = BTreeMap::new();
+        for (name, room) in &rooms {
+            if !may_go_on() {
+                return Err(Error::TooLong);
+            }
+            let placed = placed(room.as_ref(), &claim, resource);
+            outcomes.insert((*name).to_owned(), Outcome::of(placed));
+        }
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let (namespace, name) = (&pod.metadata.namespace, &pod.metadata.name);
+        answers.push(Simulated {
+            pod: format!("{}/{}", text(namespace), text(name)),
+            nodes: outcomes,
+        });
+    }
+    Ok(answers)
+}
+
+fn check_size(request: &Request) -> Result<(), Error> {
+    let pod_count = request.pods.len();
+    let added = request.templates.iter().map(|template| template.count);
+    let node_count = added.fold(request.nodes.len(), usize::saturating_add);
+    if node_count > NODES_MAX || node_count.saturating_mul(pod_count) > PAIRS_MAX {
+        return Err(Error::TooMany {
             pod_count,
             node_count,
         });
     }
-    let machines: Vec<_> = request
-        .nodes
-        .iter()
-        .map(|node| machine(node, &request.residents))
-        .collect();
-    let pod = |pod: &Pod| {
-        let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        let claim = PodClaim::of_pod(pod, resource).map_err(Refusal::BadClaim);
-        let on_node = |(name, machine): &(String, Option<(Machine, GpuSet)>)| {
-            (name.clone(), outcome(machine.as_ref(), &claim))
+    Ok(())
+}
+
+/// Those that were sent, and those that the templates stand for.
+fn nodes(request: &Request) -> Vec<NodeTopology> {
+    let added = request.templates.iter().flat_map(|template| {
+        let fresh = |number| {
+            fresh(
+                &template.node,
+                &format!("{}-{number}", template.node.name()),
+            )
         };
-        Simulated {
-            pod: format!(
-                "{}/{}",
-                text(&pod.metadata.namespace),
-                text(&pod.metadata.name)
-            ),
-            nodes: machines.iter().map(on_node).collect(),
-        }
-    };
-    Ok(request.pods.iter().map(pod).collect())
-}
-
-/// A node's machine and what is free there; `None` without a topology.
-fn machine(node: &NodeTopology, residents: &[Resident]) -> (String, Option<(Machine, GpuSet)>) {
-    let of_node = residents
-        .iter()
-        .filter(|resident| resident.node == node.name());
-    let held: BTreeSet<&GpuUuid> = of_node.flat_map(|resident| &resident.gpus).collect();
-    let machine = node.status.as_ref().map(|status| {
-        let machine = Machine::new(status);
-        let free = machine.all().difference(machine.set_of(held));
-        (machine, free)
+        (0..template.count).map(fresh)
     });
-    (node.name().to_owned(), machine)
+    request.nodes.iter().cloned().chain(added).collect()
 }
 
-fn outcome(machine: Option<&(Machine, GpuSet)>, claim: &Result<PodClaim, Refusal>) -> Outcome {
-    let placed = match (machine, claim) {
-        (_, Err(refusal)) => Err(refusal.clone()),
-        (None, _) => Err(Refusal::NoTopology),
-        (Some((machine, free)), Ok(claim)) => place_pod(machine, *free, claim),
+/// Another machine of that kind, empty: each GPU is called `NAME/INDEX`.
+#[must_use]
+pub fn fresh(kind: &NodeTopology, name: &str) -> NodeTopology {
+    let mut node = NodeTopology {
+        metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta::default(),
+        ..kind.clone()
     };
-    match placed {
-        Ok(PodPlacement {
-            containers, score, ..
-        }) => Outcome {
-            feasible: true,
-            score: Some(score),
-            ranks: containers,
-            reason: None,
-        },
-        Err(refusal) => Outcome {
-            reason: Some(Reason::of(&refusal)),
-            ..Outcome::default()
-        },
+    node.metadata.name = Some(name.to_owned());
+    node.status = node.status.take().map(|mut status| {
+        let gpus = status.gpus.iter();
+        let names: HashMap<GpuUuid, GpuUuid> = gpus
+            .map(|gpu| (gpu.uuid.clone(), GpuUuid(format!("{name}/{}", gpu.index))))
+            .collect();
+        status.allocations.clear();
+        renamed(status, |uuid| names.get(uuid).cloned())
+    });
+    node
+}
+
+fn check_names(request: &Request, nodes: &[NodeTopology]) -> Result<(), Error> {
+    let mut names = HashSet::new();
+    for node in nodes {
+        if !names.insert(node.name()) {
+            return Err(Error::NodeTwice(cut(node.name())));
+        }
+    }
+    if names.contains("") {
+        return Err(Error::Unnamed);
+    }
+    let is_strange = |resident: &&Resident| !names.contains(resident.node.as_str());
+    match request.residents.iter().find(is_strange) {
+        Some(resident) => Err(Error::NoSuchNode(cut(&resident.node))),
+        None => Ok(()),
     }
 }
 
-// === impl Reason ===
+fn cut(name: &str) -> String {
+    name.chars().take(64).collect()
+}
 
-impl Reason {
-    fn of(refusal: &Refusal) -> Self {
-        Self {
-            kind: refusal.kind().to_owned(),
-            resolvable: refusal.is_resolvable(),
-            message: refusal.to_string(),
+fn rooms<'a>(
+    request: &Request,
+    nodes: &'a [NodeTopology],
+    may_go_on: impl Fn() -> bool,
+) -> Result<Vec<(&'a str, Room)>, Error> {
+    let mut shapes = Shapes::default();
+    let mut held: HashMap<&str, BTreeSet<&GpuUuid>> = HashMap::new();
+    for resident in &request.residents {
+        let of_node = held.entry(&resident.node).or_default();
+        of_node.extend(&resident.gpus);
+    }
+    let mut rooms = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        if !may_go_on() {
+            return Err(Error::TooLong);
+        }
+        let held = held.remove(node.name()).unwrap_or_default();
+        let room = node.status.as_ref().map(|status| {
+            let machine = shapes.machine(status);
+            let free = machine.all().difference(machine.set_of(held));
+            (machine, free)
+        });
+        rooms.push((node.name(), room));
+    }
+    Ok(rooms)
+}
+
+fn placed(
+    room: Option<&(Machine, GpuSet)>,
+    claim: &Result<PodClaim, claim::Error>,
+    resource: &str,
+) -> Result<PodPlacement, Refusal> {
+    let claim = claim
+        .as_ref()
+        .map_err(|error| Refusal::BadClaim(error.clone()))?;
+    let (machine, free) = room.ok_or(Refusal::NoTopology)?;
+    if machine.is_dra_managed(resource) {
+        return Err(Refusal::DraManaged);
+    }
+    place_pod(machine, *free, claim)
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    fn of(placed: Result<PodPlacement, Refusal>) -> Self {
+        match placed {
+            Ok(placement) => Self {
+                feasible: true,
+                score: Some(placement.score),
+                ranks: placement.containers,
+                reason: None,
+            },
+            Err(refusal) => Self {
+                reason: Some(Reason::of(&No::Refused(refusal))),
+                ..Self::default()
+            },
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

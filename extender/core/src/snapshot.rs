@@ -5,20 +5,26 @@ use std::sync::Arc;
 
 use berth_placement::GpuSet;
 use berth_topology::ids::PodUid;
+use serde::{Deserialize, Serialize};
 
 use crate::hints::Hinted;
 use crate::node::NodeState;
+use crate::record::shared;
 
 /// What one scheduling request sees, unchanged for its whole life.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Snapshot {
     /// By name.
+    #[serde(skip)]
     pub nodes: Arc<HashMap<Arc<str>, Arc<NodeState>>>,
     /// Nodes whose agent is silent.
+    #[serde(with = "shared::each")]
     pub stale: HashSet<Arc<str>>,
     /// Nodes of unconfirmed binds, by pod.
     pub unconfirmed: HashMap<PodUid, String>,
     /// GPUs that pods are likely to be bound to next.
+    #[serde(default, with = "hinted")]
     pub hinted: Hinted,
     /// Grows whenever a node changes.
     pub generation: u64,
@@ -35,6 +41,18 @@ impl Snapshot {
     /// Every node.
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<NodeState>> {
         self.nodes.values()
+    }
+
+    /// All of it but the nodes.
+    #[must_use]
+    pub fn without_nodes(&self) -> Self {
+        Self {
+            nodes: Arc::default(),
+            stale: self.stale.clone(),
+            unconfirmed: self.unconfirmed.clone(),
+            hinted: self.hinted.clone(),
+            generation: self.generation,
+        }
     }
 
     /// Whether that node's agent is silent.
@@ -54,5 +72,35 @@ impl Snapshot {
     /// The node of the pod's bind that is not confirmed yet.
     pub fn unconfirmed(&self, uid: &PodUid) -> Option<&str> {
         self.unconfirmed.get(uid).map(String::as_str)
+    }
+}
+
+/// Node, pod and the GPUs as a number whose bits are their positions, one by one.
+mod hinted {
+    use std::sync::Arc;
+
+    use berth_placement::GpuSet;
+    use berth_topology::ids::PodUid;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::hints::Hinted;
+
+    pub(super) fn serialize<S: Serializer>(hinted: &Hinted, to: S) -> Result<S::Ok, S::Error> {
+        let each = hinted.iter().flat_map(|(node, hints)| {
+            let node = node.as_ref();
+            hints
+                .iter()
+                .map(move |(pod, gpus)| (node, pod, gpus.bits()))
+        });
+        to.collect_seq(each)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Hinted, D::Error> {
+        let mut hinted = Hinted::new();
+        for (node, pod, bits) in Vec::<(String, PodUid, u64)>::deserialize(from)? {
+            let on_node = hinted.entry(Arc::from(node)).or_default();
+            on_node.push((pod, GpuSet::from_bits(bits)));
+        }
+        Ok(hinted)
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::fake_api::FakeApi;
+use crate::lock;
 use berth_extender_core::fixtures::*;
 use berth_extender_core::index::Index;
 
@@ -198,4 +199,118 @@ async fn machines_in_a_request_are_simulated() {
     let ranks = &answer[0]["nodes"]["m"]["ranks"]["c"]["ranks"];
     assert_eq!(ranks[0]["gpu"], "m-4");
     assert_eq!(answer[1]["nodes"]["m"]["reason"]["type"], "TooFewGpus");
+}
+
+/// What a simulation must not touch.
+async fn remembered(world: &World) -> (String, String) {
+    let (_, metrics) = world.get("/metrics").await;
+    let (_, snapshot) = world.get("/snapshot").await;
+    let mut snapshot: Value = serde_json::from_str(&snapshot).unwrap();
+    snapshot["replica"]["takenAt"] = Value::Null;
+    (metrics, snapshot.to_string())
+}
+
+#[actix_web::test]
+async fn ten_thousand_simulations_change_nothing() {
+    let world = world(cluster(&["n-1", "n-2"]), None);
+    let _ = world.post("/filter", &captured("filter-cacheTrue")).await;
+    let before = remembered(&world).await;
+    let body = json!({"templates": [{"node": topology("new")}], "pods": [pod("p", 4)]}).to_string();
+    let app = App::new().app_data(Data::new(world.shared.clone()));
+    let app = init_service(app.configure(routes)).await;
+    for _ in 0..10_000 {
+        let request = TestRequest::post()
+            .uri("/simulate")
+            .set_payload(body.clone());
+        let response = call_service(&app, request.to_request()).await;
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+    assert_eq!(remembered(&world).await, before);
+}
+
+#[actix_web::test]
+async fn a_replica_that_does_not_lead_simulates_and_says_that_it_remembers_nothing() {
+    let world = world(cluster(&["n-1"]), Some("somebody"));
+    let body = json!({"nodes": [topology("m")], "pods": [pod("p", 4)]});
+    let answer = world.post("/simulate", &body).await;
+    assert_eq!(answer[0]["nodes"]["m"]["feasible"], true);
+    let (status, text) = world.get("/explain/ns/p").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert!(text.contains("does not lead"), "{text}");
+    let (_, snapshot) = world.get("/snapshot").await;
+    let snapshot: Value = serde_json::from_str(&snapshot).unwrap();
+    assert_eq!(snapshot["replica"]["leads"], false);
+}
+
+#[actix_web::test]
+async fn a_simulation_that_asks_too_much_is_refused() {
+    let world = world(cluster(&[]), None);
+    let send = |body: String| {
+        let request = TestRequest::post().uri("/simulate").set_payload(body);
+        world.send(request)
+    };
+    let many = json!({"templates": [{"node": topology("m"), "count": 9_999}]});
+    let (status, text) = send(many.to_string()).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(text.contains("at most 5000 nodes"), "{text}");
+    let (status, _) = send("{".to_owned()).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+}
+
+#[actix_web::test]
+async fn what_was_decided_is_explained_and_its_snapshot_replays() {
+    let world = world(cluster(&["n-0", "n-1", "n-2"]), None);
+    let body = captured("filter-cacheTrue");
+    world
+        .api
+        .create(serde_json::from_value(body["Pod"].clone()).unwrap());
+    let _ = world.post("/filter", &body).await;
+    let _ = world
+        .post("/prioritize", &captured("prioritize-cacheTrue"))
+        .await;
+    let _ = world.post("/bind", &captured("bind")).await;
+    let (_, text) = world.get("/explain/t/a1?why_not=n-2").await;
+    let told: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(told["bind"]["node"], "n-1");
+    assert!(
+        told["bind"]["assignment"]
+            .as_str()
+            .unwrap()
+            .contains("n-1-0")
+    );
+    assert_eq!(
+        told["whyNot"]["story"]["free"],
+        json!([0, 1, 2, 3, 4, 5, 6, 7])
+    );
+    assert_eq!(told["nodes"].as_array().unwrap().len(), 3);
+    let (_, text) = world.get("/snapshot").await;
+    let archive: berth_extender_core::record::archive::Archive =
+        serde_json::from_str(&text).unwrap();
+    let opened = archive.open().unwrap();
+    let verbs: Vec<&str> = opened
+        .records
+        .iter()
+        .map(|one| one.decided.verb())
+        .collect();
+    assert_eq!(verbs, ["filter", "prioritize", "bind"]);
+    for record in &opened.records {
+        let replayed = berth_extender_core::replay::replay(record, RESOURCE).unwrap();
+        assert_eq!(replayed, berth_extender_core::replay::Replayed::Same);
+    }
+}
+
+/// kube-scheduler counts nodes by the sentence: `2 not enough free GPUs, 1 the node has published …`.
+#[actix_web::test]
+async fn nodes_refused_for_one_reason_are_answered_with_one_sentence() {
+    let mut index = cluster(&["n-1", "n-2"]);
+    for (number, node) in ["n-1", "n-2"].into_iter().enumerate() {
+        let gpus = [0, 1, 2, 3, 4, 5, 6 + u32::try_from(number).unwrap()];
+        index.apply_pod(&bound(pod(&format!("p{number}"), 7), node, &gpus));
+    }
+    let world = world(index, None);
+    let answer = world.post("/filter", &captured("filter-cacheTrue")).await;
+    let failed = answer["FailedNodes"].as_object().unwrap();
+    let sentences: std::collections::BTreeSet<_> =
+        failed.values().map(|one| one.as_str().unwrap()).collect();
+    assert_eq!((failed.len(), sentences.len()), (2, 1), "{failed:?}");
 }

@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use serde::{Deserialize, Serialize};
 
 use crate::quantity;
 
 /// What a pod needs besides GPUs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PodNeeds {
     /// Every container, in the order in which the kubelet admits them: init containers and sidecars
     /// as listed, then the others.
@@ -24,7 +26,8 @@ pub struct PodNeeds {
 }
 
 /// What one container needs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ContainerNeeds {
     /// The container's name.
     pub name: String,
@@ -40,7 +43,8 @@ pub struct ContainerNeeds {
 }
 
 /// When a container runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Phase {
     /// Before the others, one after the other; what it held is used again.
     Init,

@@ -1,0 +1,190 @@
+//! One node as a decision saw it: what is free, who holds the rest, which sets were to be had.
+
+use std::collections::BTreeMap;
+
+use berth_placement::{Bandwidth, Criteria, GpuSet, Ranked, ranked};
+use berth_topology::claim::{ContainerClaim, GpuClaim};
+use serde::{Deserialize, Serialize};
+
+use crate::decide::{self, Ask};
+use crate::node::{NodeState, Topology};
+use crate::record::{Candidate, Reason};
+use crate::snapshot::Snapshot;
+
+/// Sets told for each container.
+const SETS_MAX: usize = 3;
+
+/// One node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStory {
+    /// Its name.
+    pub node: String,
+    /// Why the pod does not fit; absent where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// Hash of the topology that its agent published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology_hash: Option<String>,
+    /// Whether its agent had stopped reporting.
+    pub is_stale: bool,
+    /// Indices of the GPUs that could be given away.
+    pub free: Vec<u32>,
+    /// Indices of the GPUs that nobody can have: failed, shared or partitioned.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unusable: Vec<u32>,
+    /// So many of the free ones are held, nobody knows which.
+    pub unknown_count: usize,
+    /// Pods that hold GPUs, with the indices that their assignments name.
+    pub holders: BTreeMap<String, Vec<u32>>,
+    /// The pod's containers with GPUs, each as if it were alone.
+    pub containers: Vec<Container>,
+}
+
+/// One container of the pod on that node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Container {
+    /// Its name.
+    pub name: String,
+    /// The best sets for one group of its ranks, best first.
+    pub sets: Vec<SetStory>,
+}
+
+/// One set of GPUs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SetStory {
+    /// Indices in rank order.
+    pub gpus: Vec<u32>,
+    /// What it is judged by, first to last.
+    pub criteria: Vec<(String, String)>,
+    /// The first criterion by which the set before it is better; absent for the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_by: Option<String>,
+}
+
+// === impl NodeStory ===
+
+impl NodeStory {
+    /// What `snapshot` shows of that node, and what the pod could have there.
+    pub(super) fn of(candidate: &Candidate, snapshot: &Snapshot, ask: &Ask) -> Self {
+        let name = candidate.name();
+        let mut story = Self {
+            node: name.to_owned(),
+            is_stale: snapshot.is_stale(name),
+            reason: decide::judge(snapshot, ask, name)
+                .err()
+                .map(|no| Reason::of(&no)),
+            ..Self::default()
+        };
+        if let Some(state) = candidate.state()
+            && let Some(topology) = &state.topology
+        {
+            story.tell(state, topology, ask);
+        }
+        story
+    }
+
+    fn tell(&mut self, state: &NodeState, topology: &Topology, ask: &Ask) {
+        let machine = &topology.machine;
+        let indices =
+            |set: GpuSet| -> Vec<u32> { set.iter().map(|at| machine.index(at).0).collect() };
+        self.topology_hash = Some(topology.hash.clone());
+        self.free = indices(state.room.free.intersection(machine.usable()));
+        self.unusable = indices(machine.all().difference(machine.usable()));
+        self.unknown_count = state.room.unknown_count;
+        for holder in &state.holders {
+            let named = machine.set_of(holder.intent.values().flatten());
+            let name = format!("{}/{}", holder.namespace, holder.name);
+            self.holders.insert(name, indices(named));
+        }
+        let Ok(claim) = ask.claim.as_ref() else {
+            return;
+        };
+        let told = |container: &ContainerClaim| Container {
+            name: container.name.clone(),
+            sets: sets(topology, state.room.free, &container.claim),
+        };
+        self.containers = claim.containers.iter().map(told).collect();
+    }
+}
+
+/// The best sets for one group; none where no group fits.
+fn sets(topology: &Topology, free: GpuSet, claim: &GpuClaim) -> Vec<SetStory> {
+    let best = ranked(&topology.machine, free, claim, SETS_MAX).unwrap_or_default();
+    let told = |(position, one): (usize, &Ranked)| {
+        let before = position.checked_sub(1).and_then(|before| best.get(before));
+        let indices = one.order.iter().map(|at| topology.machine.index(*at).0);
+        SetStory {
+            gpus: indices.collect(),
+            criteria: criteria(&one.criteria),
+            lost_by: before.map(|best| best.criteria.decided_by(&one.criteria).to_owned()),
+        }
+    };
+    best.iter().enumerate().map(told).collect()
+}
+
+/// Each by its name, in words.
+fn criteria(criteria: &Criteria) -> Vec<(String, String)> {
+    let count = |count: Option<usize>| count.map(|count| count.to_string());
+    let cut = &criteria.cut;
+    let cut = format!(
+        "NVLink {} MB/s, PCIe {}, NUMA neighbours {}",
+        cut.nvlink_mb_per_second, cut.pcie, cut.numa_neighbours
+    );
+    let wish = if criteria.meets_wish {
+        "met"
+    } else {
+        "not met"
+    };
+    let all = [
+        ("link wish", Some(wish.to_owned())),
+        ("bandwidth", Some(bandwidth(criteria.bandwidth))),
+        ("NUMA nodes", count(criteria.numa_nodes)),
+        ("sockets", count(criteria.sockets)),
+        (
+            "RDMA card",
+            criteria.nic_rank.map(|rank| ancestor(rank).to_owned()),
+        ),
+        ("what stays possible", Some(criteria.future.to_string())),
+        ("what is cut off", Some(cut)),
+    ];
+    let known = all.into_iter();
+    known
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+        .collect()
+}
+
+fn bandwidth(bandwidth: Bandwidth) -> String {
+    match bandwidth {
+        Bandwidth::Alone => "one GPU".to_owned(),
+        Bandwidth::NvLink { mb_per_second } => {
+            format!("NVLink {:.1} GB/s", f64::from(mb_per_second) / 1_000.0)
+        }
+        Bandwidth::Pcie {
+            ancestor_rank,
+            lanes: 0,
+        } => format!("PCIe {}", ancestor(ancestor_rank)),
+        Bandwidth::Pcie {
+            ancestor_rank,
+            lanes,
+        } => format!(
+            "PCIe {}, generation x width {lanes}",
+            ancestor(ancestor_rank)
+        ),
+    }
+}
+
+/// As `nvidia-smi topo -m` calls it.
+fn ancestor(rank: u8) -> &'static str {
+    match rank {
+        6 => "one board",
+        5 => "PIX",
+        4 => "PXB",
+        3 => "PHB",
+        2 => "NODE",
+        1 => "SYS",
+        _ => "unknown",
+    }
+}

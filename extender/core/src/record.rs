@@ -1,0 +1,379 @@
+//! What was decided about each pod, and from what: bounded, in memory, for people and for replays.
+//!
+//! A record shares the nodes' states with the snapshot that it was decided on, so that keeping one
+//! costs a pointer a node. When records hold too much, the oldest ones' inputs go first: their answers
+//! stay, with a hash of what was dropped.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use berth_topology::ids::PodUid;
+use serde::{Deserialize, Serialize};
+
+use crate::bind;
+use crate::decide::{No, Verdicts};
+
+pub mod archive;
+mod asked;
+mod inputs;
+pub(crate) mod shared;
+pub mod wiring;
+
+pub use asked::Asked;
+pub use inputs::{Candidate, Inputs};
+
+/// Records kept.
+const RECORDS_MAX: usize = 1_024;
+/// What all records together may hold, by [`Record::bytes`]'s estimate.
+const BYTES_MAX: usize = 24 << 20;
+/// A node's state that only a record still holds, and its share of what hangs on it.
+const STATE_BYTES: usize = 96;
+
+/// One decision.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Grows with each record.
+    pub number: u64,
+    /// When it was made, RFC 3339, as the server said.
+    pub at: String,
+    /// The pod.
+    pub asked: Arc<Asked>,
+    /// What it was decided from, or the hash of what was dropped.
+    pub basis: Basis,
+    /// What was decided.
+    pub decided: Decided,
+}
+
+/// What a decision was made from.
+#[derive(Clone, Debug)]
+pub enum Basis {
+    /// All of it.
+    Kept(Inputs),
+    /// The records held too much; the hash of what it was.
+    Dropped {
+        /// As [`Inputs::hash`].
+        hash: String,
+    },
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "verb")]
+pub enum Decided {
+    /// Which nodes fit.
+    Filter {
+        /// One for each candidate, in the order that they were sent.
+        outcomes: Vec<Outcome>,
+        /// Why not, each once.
+        reasons: Vec<Reason>,
+    },
+    /// How well they fit.
+    Prioritize {
+        /// One for each candidate.
+        scores: Vec<u32>,
+    },
+    /// Which GPUs.
+    Bind {
+        /// The node.
+        node: String,
+        /// The annotation that was to be written; absent where none was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        annotation: Option<String>,
+        /// Why it was not bound; absent when it was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+}
+
+/// What filter says of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Outcome {
+    /// It fits, with this score, 0 to 10.
+    Fits(u32),
+    /// It does not; the reason's position.
+    Refused(usize),
+}
+
+/// Why a node does not fit.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reason {
+    /// Its name.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Whether pods that leave could help.
+    pub resolvable: bool,
+    /// The sentence.
+    pub message: String,
+}
+
+/// The last of them, oldest first.
+#[derive(Debug, Default)]
+pub struct Records {
+    ring: VecDeque<Record>,
+    bytes: usize,
+    /// Records before this position have lost their inputs.
+    kept_from: usize,
+    next: u64,
+}
+
+// === impl Records ===
+
+impl Records {
+    /// Filter answered.
+    pub fn filtered(&mut self, asked: &Asked, at: String, inputs: Inputs, verdicts: &Verdicts) {
+        let decided = Decided::filter(&inputs, verdicts);
+        let asked = self.shared(asked);
+        self.push(asked, at, Basis::Kept(inputs), decided);
+    }
+
+    /// Prioritize answered.
+    pub fn scored(&mut self, asked: &Asked, at: String, inputs: Inputs, scores: &[(String, u32)]) {
+        let scores = scores.iter().map(|(_, score)| *score).collect();
+        let decided = Decided::Prioritize { scores };
+        let asked = self.shared(asked);
+        self.push(asked, at, Basis::Kept(inputs), decided);
+    }
+
+    /// Bind ended. `inputs` is absent where nothing was chosen. kube-scheduler sends no Pod to bind: it
+    /// is known from filter.
+    pub fn bound(
+        &mut self,
+        request: &bind::Request,
+        at: String,
+        inputs: Option<Inputs>,
+        bound: Bound,
+    ) {
+        let decided = Decided::Bind {
+            node: bound.node,
+            annotation: bound.annotation,
+            error: bound.error,
+        };
+        let known = self.of_uid(&request.uid);
+        let inputs = inputs.filter(|_| known.is_some());
+        let asked = known.unwrap_or_else(|| {
+            Arc::new(Asked {
+                namespace: request.namespace.clone(),
+                name: request.name.clone(),
+                uid: request.uid.clone(),
+                pod: "{}".to_owned(),
+            })
+        });
+        let nothing = || Basis::Dropped {
+            hash: String::new(),
+        };
+        let basis = inputs.map_or_else(nothing, Basis::Kept);
+        self.push(asked, at, basis, decided);
+    }
+
+    /// Every record, oldest first.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Record> {
+        self.ring.iter()
+    }
+
+    /// The records of the pod that bears the name now, or did last; oldest first.
+    #[must_use]
+    pub fn of_pod(&self, namespace: &str, name: &str) -> Vec<Record> {
+        let is_of =
+            |record: &&Record| record.asked.namespace == namespace && record.asked.name == name;
+        let Some(last) = self.ring.iter().rev().find(is_of) else {
+            return Vec::new();
+        };
+        let uid = &last.asked.uid;
+        let same = self.ring.iter().filter(|record| record.asked.uid == *uid);
+        same.cloned().collect()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ring.is_empty()
+    }
+
+    /// What they hold, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn of_uid(&self, uid: &PodUid) -> Option<Arc<Asked>> {
+        let mut newest = self.ring.iter().rev();
+        newest
+            .find(|record| record.asked.uid == *uid)
+            .map(|record| record.asked.clone())
+    }
+
+    /// The same pod, shared with the record before, if there is one that reads the same.
+    fn shared(&self, asked: &Asked) -> Arc<Asked> {
+        let known = self.of_uid(&asked.uid).filter(|known| **known == *asked);
+        known.unwrap_or_else(|| Arc::new(asked.clone()))
+    }
+
+    fn push(&mut self, asked: Arc<Asked>, at: String, basis: Basis, decided: Decided) {
+        let record = Record {
+            number: self.next,
+            at,
+            asked,
+            basis,
+            decided,
+        };
+        self.next += 1;
+        self.bytes += record.bytes();
+        self.ring.push_back(record);
+        while self.bytes > BYTES_MAX && self.kept_from + 1 < self.ring.len() {
+            self.drop_inputs();
+        }
+        while self.ring.len() > RECORDS_MAX || self.bytes > BYTES_MAX && self.ring.len() > 1 {
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_inputs(&mut self) {
+        let record = &mut self.ring[self.kept_from];
+        self.bytes -= record.bytes();
+        if let Basis::Kept(inputs) = &record.basis {
+            let hash = inputs.hash(&record.asked);
+            record.basis = Basis::Dropped { hash };
+        }
+        self.bytes += record.bytes();
+        self.kept_from += 1;
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(record) = self.ring.pop_front() {
+            self.bytes -= record.bytes();
+            self.kept_from = self.kept_from.saturating_sub(1);
+        }
+    }
+}
+
+/// How a bind ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bound {
+    /// The node.
+    pub node: String,
+    /// The annotation that was to be written.
+    pub annotation: Option<String>,
+    /// Why it was not bound.
+    pub error: Option<String>,
+}
+
+// === impl Record ===
+
+impl Record {
+    /// What it was decided from, unless that was dropped.
+    #[must_use]
+    pub fn inputs(&self) -> Option<&Inputs> {
+        match &self.basis {
+            Basis::Kept(inputs) => Some(inputs),
+            Basis::Dropped { .. } => None,
+        }
+    }
+
+    /// Hash of what it was decided from; empty where it chose nothing.
+    #[must_use]
+    pub fn inputs_hash(&self) -> String {
+        match &self.basis {
+            Basis::Kept(inputs) => inputs.hash(&self.asked),
+            Basis::Dropped { hash } => hash.clone(),
+        }
+    }
+
+    /// What it holds, about.
+    fn bytes(&self) -> usize {
+        let inputs = self.inputs().map_or(0, |inputs| {
+            inputs.candidates.len() * (size_of::<Candidate>() + STATE_BYTES)
+        });
+        let decided = match &self.decided {
+            Decided::Filter { outcomes, reasons } => {
+                size_of_val(outcomes.as_slice()) + 128 * reasons.len()
+            }
+            Decided::Prioritize { scores } => size_of_val(scores.as_slice()),
+            Decided::Bind { annotation, .. } => annotation.as_ref().map_or(0, |text| text.len()),
+        };
+        size_of::<Self>() + self.asked.pod.len() + inputs + decided
+    }
+}
+
+// === impl Decided ===
+
+impl Decided {
+    /// Filter's answer, in the order of the candidates.
+    #[must_use]
+    pub fn filter(inputs: &Inputs, verdicts: &Verdicts) -> Self {
+        let mut reasons: Vec<Reason> = Vec::new();
+        let mut position = |no: &No| {
+            let reason = Reason::of(no);
+            let known = reasons.iter().position(|known| *known == reason);
+            known.unwrap_or_else(|| {
+                reasons.push(reason);
+                reasons.len() - 1
+            })
+        };
+        // Both lists keep the order that the nodes were sent in.
+        let mut feasible = verdicts.feasible.iter().peekable();
+        let mut refused = verdicts.refused.iter().peekable();
+        let mut outcomes = Vec::with_capacity(inputs.candidates.len());
+        for candidate in &inputs.candidates {
+            let name = candidate.name();
+            if let Some((_, score)) = feasible.next_if(|(fits, _)| fits == name) {
+                outcomes.push(Outcome::Fits(*score));
+            } else if let Some((_, no)) = refused.next_if(|(refused, _)| refused == name) {
+                outcomes.push(Outcome::Refused(position(no)));
+            }
+        }
+        Self::Filter { outcomes, reasons }
+    }
+
+    /// The verb's name.
+    #[must_use]
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Filter { .. } => "filter",
+            Self::Prioritize { .. } => "prioritize",
+            Self::Bind { .. } => "bind",
+        }
+    }
+}
+
+// === impl Reason ===
+
+impl Reason {
+    /// A refusal, as people see it.
+    #[must_use]
+    pub fn of(no: &No) -> Self {
+        Self {
+            kind: no.kind().to_owned(),
+            resolvable: no.is_resolvable(),
+            message: no.to_string(),
+        }
+    }
+}
+
+// === impl Bound ===
+
+impl Bound {
+    /// A bind of that request: what was prepared, and how it ended.
+    #[must_use]
+    pub fn of(
+        request: &bind::Request,
+        annotation: Option<String>,
+        outcome: &Result<(), bind::Error>,
+    ) -> Self {
+        Self {
+            node: request.node.clone(),
+            annotation,
+            error: outcome.as_ref().err().map(ToString::to_string),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

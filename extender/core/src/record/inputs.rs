@@ -1,0 +1,209 @@
+//! What one decision was made from.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::Asked;
+use crate::bind::Error::{NoNode, Refused, TooLong};
+use crate::bind::{self, Prepared};
+use crate::decide::{Ask, Preference};
+use crate::group::{self, Group};
+use crate::node::NodeState;
+use crate::snapshot::Snapshot;
+
+/// The nodes that were asked about, and the rest of the snapshot.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    /// In the order that they were sent.
+    pub candidates: Vec<Candidate>,
+    /// Other nodes that count: those where pods of the same group are.
+    pub peers: Vec<Arc<NodeState>>,
+    /// The snapshot without its nodes.
+    pub view: Snapshot,
+    /// Which of equally wired nodes comes first.
+    pub preference: Preference,
+}
+
+/// One node that was asked about.
+#[derive(Clone, Debug)]
+pub enum Candidate {
+    /// As the snapshot showed it.
+    Known(Arc<NodeState>),
+    /// The snapshot had no such node.
+    Unknown(Box<str>),
+}
+
+/// What enters the hash of one node.
+#[derive(Serialize)]
+struct NodeView<'a> {
+    name: &'a str,
+    rack: Option<&'a str>,
+    promised: u64,
+    topology: Option<&'a str>,
+    is_stale: bool,
+    is_ready: bool,
+    free: Option<u64>,
+    unknown_count: usize,
+    holders: Vec<&'a str>,
+}
+
+// === impl Inputs ===
+
+impl Inputs {
+    /// Those nodes of `snapshot`, and what else the answer to `ask` depends on.
+    #[must_use]
+    pub fn of(snapshot: &Snapshot, ask: &Ask, names: &[&str], preference: Preference) -> Self {
+        let candidate = |name: &&str| match snapshot.node(name) {
+            Some(node) => Candidate::Known(node.clone()),
+            None => Candidate::Unknown((*name).into()),
+        };
+        Self {
+            candidates: names.iter().map(candidate).collect(),
+            peers: peers(snapshot, ask.group.as_deref(), names),
+            view: snapshot.without_nodes(),
+            preference,
+        }
+    }
+
+    /// What a bind chose the GPUs from; `None` where it chose none, because the pod was bound already,
+    /// an earlier bind of it is not settled, or it asks for nothing of ours.
+    #[must_use]
+    pub fn of_bind(
+        snapshot: &Snapshot,
+        request: &bind::Request,
+        prepared: &Result<Prepared, bind::Error>,
+    ) -> Option<Self> {
+        let has_chosen = match prepared {
+            Ok(Prepared::Post { annotation }) => annotation.is_some(),
+            Err(error) => matches!(error, Refused(_) | NoNode(_) | TooLong),
+            Ok(Prepared::Done) => false,
+        };
+        let is_repeated = snapshot.unconfirmed(&request.uid).is_some();
+        (has_chosen && !is_repeated).then(|| Self::of_node(snapshot, &request.node))
+    }
+
+    /// One node, for a choice that depends on no other.
+    fn of_node(snapshot: &Snapshot, name: &str) -> Self {
+        let node = snapshot.node(name).cloned();
+        Self {
+            candidates: vec![
+                node.map_or_else(|| Candidate::Unknown(name.into()), Candidate::Known),
+            ],
+            peers: Vec::new(),
+            view: snapshot.without_nodes(),
+            preference: Preference::default(),
+        }
+    }
+
+    /// The names, in the order that they were sent.
+    #[must_use]
+    pub fn names(&self) -> Vec<&str> {
+        self.candidates.iter().map(Candidate::name).collect()
+    }
+
+    /// The snapshot again, with those nodes only.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let known = self.candidates.iter().filter_map(Candidate::state);
+        let nodes = known.chain(&self.peers);
+        let nodes = nodes.map(|state| (state.name.clone(), state.clone()));
+        Snapshot {
+            nodes: Arc::new(nodes.collect()),
+            ..self.view.clone()
+        }
+    }
+
+    /// The snapshot again, with one of those nodes.
+    #[must_use]
+    pub fn snapshot_of(&self, name: &str) -> Snapshot {
+        let known = self.candidates.iter().filter_map(Candidate::state);
+        let known = known.filter(|state| *state.name == *name);
+        let nodes = known.map(|state| (state.name.clone(), state.clone()));
+        Snapshot {
+            nodes: Arc::new(nodes.collect()),
+            ..self.view.clone()
+        }
+    }
+
+    /// FNV-1a over what enters the decision, as 16 hexadecimal digits: equal inputs, equal hashes.
+    #[must_use]
+    pub fn hash(&self, asked: &Asked) -> String {
+        let view = |name: &str, state: Option<&Arc<NodeState>>| {
+            let promised = self.view.promised_to_others(name, &asked.uid);
+            serde_json::to_vec(&NodeView {
+                name,
+                rack: state.and_then(|state| state.rack.as_deref()),
+                promised: promised.bits(),
+                topology: state.and_then(|state| Some(state.topology.as_ref()?.hash.as_str())),
+                is_stale: self.view.is_stale(name),
+                is_ready: state.is_some_and(|state| state.is_ready),
+                free: state.map(|state| state.room.free.bits()),
+                unknown_count: state.map_or(0, |state| state.room.unknown_count),
+                holders: state.map_or(Vec::new(), |state| {
+                    state.holders.iter().map(|one| one.uid.as_str()).collect()
+                }),
+            })
+        };
+        let candidates = self.candidates.iter().map(|one| (one.name(), one.state()));
+        let peers = self.peers.iter().map(|state| (&*state.name, Some(state)));
+        let nodes = candidates.chain(peers);
+        let nodes = nodes.map(|(name, state)| view(name, state).unwrap_or_default());
+        let unconfirmed = self.view.unconfirmed(&asked.uid).unwrap_or_default();
+        let head = format!("{} {:?} {unconfirmed}", asked.pod, self.preference);
+        let parts = std::iter::once(head.into_bytes()).chain(nodes);
+        format!(
+            "{:016x}",
+            parts.fold(FNV_BASIS, |hash, part| fnv1a(hash, &part))
+        )
+    }
+}
+
+/// Nodes with pods of the group that are not among the names.
+fn peers(snapshot: &Snapshot, group: Option<&Group>, names: &[&str]) -> Vec<Arc<NodeState>> {
+    let Some(group) = group else {
+        return Vec::new();
+    };
+    let names: HashSet<&str> = names.iter().copied().collect();
+    let others = snapshot.nodes().filter(|node| !names.contains(&*node.name));
+    let mut peers: Vec<Arc<NodeState>> = others
+        .filter(|node| {
+            node.holders
+                .iter()
+                .any(|holder| group::is_of(holder, group))
+        })
+        .cloned()
+        .collect();
+    peers.sort_by(|a, b| a.name.cmp(&b.name));
+    peers
+}
+
+const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+
+fn fnv1a(basis: u64, bytes: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.iter().fold(basis, step)
+}
+
+// === impl Candidate ===
+
+impl Candidate {
+    /// The node's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Known(state) => &state.name,
+            Self::Unknown(name) => name,
+        }
+    }
+
+    /// What the snapshot showed of it.
+    #[must_use]
+    pub fn state(&self) -> Option<&Arc<NodeState>> {
+        match self {
+            Self::Known(state) => Some(state),
+            Self::Unknown(_) => None,
+        }
+    }
+}

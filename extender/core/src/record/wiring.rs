@@ -1,0 +1,159 @@
+//! What agents published of the hardware, kept once for all nodes that are wired alike.
+//!
+//! A NodeTopology is some ten kilobytes and the GPUs' UUIDs are nearly all that differs between the
+//! nodes of a fleet. With GPUs named by position one text serves them all, so that decisions can be
+//! made again offline without every node's object being held in memory.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use berth_topology::ids::GpuUuid;
+use berth_topology::node::Status;
+
+/// Texts known before those that nobody uses any more are looked for.
+const SWEEP_AT_MIN: usize = 64;
+
+/// One machine's hardware as its agent published it: GPUs named by position, without what changes
+/// from node to node or from minute to minute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wiring {
+    /// A [`Status`] as JSON.
+    pub text: Arc<str>,
+    /// The GPU at each position.
+    pub uuids: Arc<[GpuUuid]>,
+}
+
+/// Every text that some node uses.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wirings {
+    known: HashSet<Arc<str>>,
+    sweep_at: usize,
+}
+
+// === impl Wirings ===
+
+impl Wirings {
+    pub(crate) fn intern(&mut self, status: &Status) -> Wiring {
+        let Wiring { text, uuids } = Wiring::of(status);
+        if let Some(known) = self.known.get(&text) {
+            let text = known.clone();
+            return Wiring { text, uuids };
+        }
+        if self.known.len() >= self.sweep_at.max(SWEEP_AT_MIN) {
+            self.known.retain(|text| Arc::strong_count(text) > 1);
+            self.sweep_at = self.known.len() * 2;
+        }
+        self.known.insert(text.clone());
+        Wiring { text, uuids }
+    }
+}
+
+// === impl Wiring ===
+
+impl Wiring {
+    /// What of `status` is hardware.
+    pub(crate) fn of(status: &Status) -> Self {
+        let uuids: Arc<[GpuUuid]> = status.gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
+        let positions: HashMap<&GpuUuid, usize> = uuids
+            .iter()
+            .enumerate()
+            .map(|(position, uuid)| (uuid, position))
+            .collect();
+        let bare = Status {
+            allocations: Vec::new(),
+            unknowns: Vec::new(),
+            observed_at: None,
+            boot_id: None,
+            agent_version: None,
+            hash: String::new(),
+            ..status.clone()
+        };
+        let bare = renamed(bare, |uuid| positions.get(uuid).map(|at| placeholder(*at)));
+        let text = serde_json::to_string(&bare).expect("a status has only string keys");
+        Self {
+            text: text.into(),
+            uuids,
+        }
+    }
+
+    /// The status again, with this machine's GPUs.
+    ///
+    /// # Errors
+    /// When the text is no status.
+    pub fn status(&self) -> Result<Status, serde_json::Error> {
+        let names: HashMap<GpuUuid, &GpuUuid> = self
+            .uuids
+            .iter()
+            .enumerate()
+            .map(|(position, uuid)| (placeholder(position), uuid))
+            .collect();
+        let bare: Status = serde_json::from_str(&self.text)?;
+        Ok(renamed(bare, |uuid| {
+            names.get(uuid).map(|uuid| (*uuid).clone())
+        }))
+    }
+}
+
+/// Sorts as the positions do.
+fn placeholder(position: usize) -> GpuUuid {
+    GpuUuid(format!("@{position:04}"))
+}
+
+/// The same machine with other GPUs: `name` says how each is called, `None` keeps its name.
+pub fn renamed(mut status: Status, name: impl Fn(&GpuUuid) -> Option<GpuUuid>) -> Status {
+    let rename = |uuid: &mut GpuUuid| {
+        if let Some(new) = name(uuid) {
+            *uuid = new;
+        }
+    };
+    status.gpus.iter_mut().for_each(|gpu| rename(&mut gpu.uuid));
+    for link in &mut status.links {
+        rename(&mut link.a);
+        rename(&mut link.b);
+    }
+    let paths = status.nics.iter_mut().flat_map(|nic| &mut nic.paths);
+    paths.for_each(|path| rename(&mut path.gpu));
+    let devices = status
+        .allocations
+        .iter_mut()
+        .flat_map(|one| &mut one.devices);
+    devices.for_each(rename);
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::status;
+
+    #[test]
+    fn nodes_that_are_wired_alike_share_one_text_and_each_gets_its_own_status_back() {
+        let mut wirings = Wirings::default();
+        let (a, b) = (
+            wirings.intern(&status("a", 8)),
+            wirings.intern(&status("b", 8)),
+        );
+        assert!(Arc::ptr_eq(&a.text, &b.text));
+        let bare = |node: &str| Status {
+            hash: String::new(),
+            ..status(node, 8)
+        };
+        assert_eq!(a.status().unwrap(), bare("a"));
+        assert_eq!(b.status().unwrap(), bare("b"));
+    }
+
+    #[test]
+    fn texts_that_nobody_uses_are_dropped() {
+        let mut wirings = Wirings::default();
+        for count in 0..SWEEP_AT_MIN * 4 {
+            let mut one = status("a", 2);
+            one.gpus[0].memory_bytes = Some(count as u64);
+            wirings.intern(&one);
+        }
+        assert!(
+            wirings.known.len() <= SWEEP_AT_MIN + 1,
+            "{}",
+            wirings.known.len()
+        );
+    }
+}

@@ -1,0 +1,243 @@
+//! Decisions made, written down as JSON, read again and made again.
+
+use std::time::Instant;
+
+use k8s_openapi::api::core::v1::Pod;
+use proptest::prelude::*;
+
+use super::*;
+use crate::bind::Prepared;
+use crate::decide::Preference;
+use crate::fixtures::*;
+use crate::index::Index;
+use crate::record::archive::{Archive, Now, Opened, Replica};
+use crate::record::{Asked, Bound, Records};
+
+const NODES: [&str; 4] = ["a", "b", "c", "nowhere"];
+
+/// An extender's answers, recorded as its server records them.
+struct Recorder {
+    index: Index,
+    records: Records,
+}
+
+// === impl Recorder ===
+
+impl Recorder {
+    fn new(index: Index) -> Self {
+        Self {
+            index,
+            records: Records::default(),
+        }
+    }
+
+    fn filter(&mut self, pod: &Pod, names: &[&str]) {
+        let (snapshot, ask) = (snapshot(&mut self.index), ask(pod));
+        let verdicts = decide::filter(&snapshot, &ask, names);
+        let inputs = Inputs::of(&snapshot, &ask, names, Preference::Pack);
+        self.records
+            .filtered(&Asked::of(pod), String::new(), inputs, &verdicts);
+    }
+
+    fn prioritize(&mut self, pod: &Pod, names: &[&str], preference: Preference) {
+        let (snapshot, ask) = (snapshot(&mut self.index), ask(pod));
+        let scores = decide::prioritize(&snapshot, &ask, names, preference);
+        let hint = decide::hint(&snapshot, &ask, &scores);
+        self.index.hint(&ask.uid, hint, Instant::now());
+        let inputs = Inputs::of(&snapshot, &ask, names, preference);
+        self.records
+            .scored(&Asked::of(pod), String::new(), inputs, &scores);
+    }
+
+    fn bind(&mut self, pod: &Pod, node: &str) {
+        let now = Instant::now();
+        self.index.apply_pod(pod);
+        let request = bind::Request {
+            namespace: "ns".to_owned(),
+            name: pod.metadata.name.clone().unwrap(),
+            uid: pod.metadata.uid.as_deref().unwrap().into(),
+            node: node.to_owned(),
+        };
+        let seen = self.index.snapshot(now);
+        let prepared = bind::prepare(&mut self.index, &request, None, now);
+        let inputs = Inputs::of_bind(&seen, &request, &prepared);
+        let annotation = match &prepared {
+            Ok(Prepared::Post { annotation }) => annotation.as_deref().map(str::to_owned),
+            _ => None,
+        };
+        let outcome = prepared.map(|_| ());
+        if outcome.is_ok() {
+            bind::settle(&mut self.index, &request.uid, &outcome, now);
+        }
+        let bound = Bound::of(&request, annotation, &outcome);
+        self.records.bound(&request, String::new(), inputs, bound);
+    }
+
+    /// Through the JSON that a file would hold.
+    fn reopened(&mut self) -> Opened {
+        let claims = self.index.claims();
+        let snapshot = snapshot(&mut self.index);
+        let archive = Archive::of(Now {
+            replica: Replica {
+                resource: RESOURCE.to_owned(),
+                ..Replica::default()
+            },
+            snapshot: &snapshot,
+            claims,
+            records: self.records.iter().cloned().collect(),
+        });
+        let text = serde_json::to_string(&archive.unwrap()).unwrap();
+        let archive: Archive = serde_json::from_str(&text).unwrap();
+        archive.open().unwrap()
+    }
+}
+
+/// A resident of one of the nodes, known by assignment, by allocation, or only by its count.
+#[derive(Clone, Copy, Debug)]
+enum Known {
+    Assigned,
+    Allocated,
+    Counted,
+}
+
+fn any_resident() -> impl Strategy<Value = (usize, u32, u32, Known)> {
+    let known = prop_oneof![
+        Just(Known::Assigned),
+        Just(Known::Allocated),
+        Just(Known::Counted)
+    ];
+    (0_usize..3, 0_u32..8, 1_u32..4, known)
+}
+
+fn any_wish() -> impl Strategy<Value = (usize, &'static str, &'static str)> {
+    let wishes = prop_oneof![
+        Just(("berth.dev/link", "nvlink")),
+        Just(("berth.dev/numa", "single")),
+        Just(("berth.dev/tensor-parallel-size", "2")),
+        Just(("berth.dev/gpu-memory", "8Gi")),
+        Just(("berth.dev/link", "bad")),
+        Just(("berth.dev/group", "g")),
+        Just(("example.com/other", "x")),
+    ];
+    (1_usize..9, wishes).prop_map(|(count, (key, value))| (count, key, value))
+}
+
+fn populated(residents: &[(usize, u32, u32, Known)], silent: Option<usize>) -> Index {
+    let mut index = cluster(&NODES[..3]);
+    let mut truths: [Vec<_>; 3] = Default::default();
+    for (number, (node, first, count, known)) in residents.iter().enumerate() {
+        let name = format!("r{number}");
+        let gpus: Vec<u32> = (*first..8).take(*count as usize).collect();
+        let resident = pod(&name, gpus.len());
+        match known {
+            Known::Assigned => index.apply_pod(&bound(resident, NODES[*node], &gpus)),
+            Known::Counted => index.apply_pod(&bound_by_other(resident, NODES[*node])),
+            Known::Allocated => {
+                index.apply_pod(&bound_by_other(resident, NODES[*node]));
+                truths[*node].push(allocation(&name, NODES[*node], &gpus));
+            }
+        }
+    }
+    for (node, truths) in truths.into_iter().enumerate() {
+        let mut told = topology(NODES[node]);
+        told.status.as_mut().unwrap().allocations = truths;
+        index.apply_topology(&told);
+    }
+    if let Some(node) = silent {
+        index.delete_lease(NODES[node]);
+    }
+    index
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    /// Every decision, made again from what was written down, is bit for bit the same.
+    #[test]
+    fn a_snapshot_replays(
+        residents in proptest::collection::vec(any_resident(), 0..8),
+        wishes in proptest::collection::vec(any_wish(), 1..6),
+        silent in proptest::option::of(0_usize..3),
+        order in Just(NODES.to_vec()).prop_shuffle(),
+    ) {
+        let mut recorder = Recorder::new(populated(&residents, silent));
+        for (number, (count, key, value)) in wishes.iter().enumerate() {
+            let pod = annotated(pod(&format!("p{number}"), *count), key, value);
+            recorder.filter(&pod, &order);
+            recorder.prioritize(&pod, &order[number % 3..], Preference::Spread);
+            recorder.bind(&pod, order[number % order.len()]);
+        }
+        let opened = recorder.reopened();
+        prop_assert_eq!(opened.records.len(), 3 * wishes.len());
+        for record in &opened.records {
+            prop_assert_eq!(replay(record, RESOURCE).unwrap(), Replayed::Same, "{:?}", record);
+        }
+    }
+}
+
+#[test]
+fn another_answer_is_told() {
+    let mut recorder = Recorder::new(populated(&[], None));
+    recorder.filter(&pod("p", 2), &NODES);
+    let mut record = recorder.reopened().records.remove(0);
+    if let Decided::Filter { outcomes, .. } = &mut record.decided {
+        outcomes[0] = Outcome::Fits(3);
+    }
+    let replayed = replay(&record, RESOURCE).unwrap();
+    assert!(matches!(replayed, Replayed::Differs { .. }), "{replayed:?}");
+}
+
+#[test]
+fn what_was_not_kept_or_not_decided_says_so() {
+    let mut recorder = Recorder::new(populated(&[], None));
+    recorder.bind(&pod("never-filtered", 2), "a");
+    recorder.bind(&pod("never-filtered", 2), "a");
+    for record in recorder.reopened().records {
+        assert_eq!(replay(&record, RESOURCE).unwrap(), Replayed::NotKept);
+    }
+}
+
+#[test]
+fn a_document_of_another_schema_or_one_that_contradicts_itself_is_refused() {
+    let mut recorder = Recorder::new(populated(&[], None));
+    recorder.filter(&pod("p", 2), &NODES);
+    let claims = recorder.index.claims();
+    let archive = Archive::of(Now {
+        replica: Replica::default(),
+        snapshot: &snapshot(&mut recorder.index),
+        claims,
+        records: recorder.records.iter().cloned().collect(),
+    });
+    let text = serde_json::to_string(&archive.unwrap()).unwrap();
+    let open = |text: &str| {
+        let archive: Archive = serde_json::from_str(text).unwrap();
+        archive.open().unwrap_err().to_string()
+    };
+    let other = text.replacen("berth.dev/v1alpha1", "berth.dev/v9", 1);
+    assert!(
+        open(&other).contains("this build reads Snapshot"),
+        "{}",
+        open(&other)
+    );
+    let broken = text.replace("\"candidates\":[0", "\"candidates\":[77");
+    assert!(broken != text && open(&broken).contains("names a node"));
+}
+
+#[test]
+fn an_answer_that_was_cut_short_replays_as_it_was() {
+    let mut recorder = Recorder::new(populated(&[], None));
+    let names: Vec<&str> = NODES.into_iter().cycle().take(40).collect();
+    let (pod, snapshot) = (pod("p", 2), snapshot(&mut recorder.index));
+    let mut looks = 0;
+    let is_over = || {
+        looks += 1;
+        looks > 2
+    };
+    let verdicts = decide::filter_until(&snapshot, &ask(&pod), &names, is_over);
+    assert!(!verdicts.is_complete() && !verdicts.feasible.is_empty());
+    let inputs = Inputs::of(&snapshot, &ask(&pod), &names, Preference::Pack);
+    recorder
+        .records
+        .filtered(&Asked::of(&pod), String::new(), inputs, &verdicts);
+    let record = recorder.reopened().records.remove(0);
+    assert_eq!(replay(&record, RESOURCE).unwrap(), Replayed::Same);
+}

@@ -1,0 +1,582 @@
+//! Plays a script, one statement at a time, on an index of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use berth_placement::GpuSet;
+use berth_topology::assignment::Assignment;
+use berth_topology::lease;
+use berth_topology::names;
+use berth_topology::node::NodeTopology;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use serde::Serialize;
+
+use super::world::{self, NAMESPACE};
+use super::{Command, Expected, Pods, Statement};
+use crate::bind::{self, Prepared};
+use crate::decide::{self, Ask, Preference};
+use crate::index::Index;
+use crate::record::{Decided, Inputs, Outcome, Reason};
+use crate::simulate::fresh;
+use crate::snapshot::Snapshot;
+
+/// A silent agent is refused after this.
+const STALE_AFTER: Duration = Duration::from_secs(60);
+/// Nodes and pods of one script.
+const OBJECTS_MAX: usize = 10_000;
+
+/// Finds a recorded machine by name, or says which there are.
+pub type Machines<'a> = &'a dyn Fn(&str) -> Result<NodeTopology, String>;
+
+/// Plays statements; what it knows is one cluster.
+pub struct Player<'a> {
+    machines: Machines<'a>,
+    resource: String,
+    index: Index,
+    now: Instant,
+    /// Renewals so far: each is a time of its own.
+    second: i64,
+    preference: Preference,
+    nodes: BTreeMap<String, Machine>,
+    /// Pods that exist, in the order in which they were made.
+    pods: Vec<Entry>,
+    made: usize,
+}
+
+/// A node's agent.
+struct Machine {
+    recorded: NodeTopology,
+    published: NodeTopology,
+    is_silent: bool,
+}
+
+struct Entry {
+    /// What it was called where several were made at once.
+    family: String,
+    pod: Pod,
+    last: Last,
+}
+
+/// What a pod's last try came to.
+#[derive(Clone, Debug)]
+enum Last {
+    Untried,
+    Bound(Given),
+    Refused(BTreeMap<String, Reason>),
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "event")]
+pub enum Event {
+    /// A pod was bound.
+    Bound(Given),
+    /// A pod fitted nowhere; nodes by reason.
+    Refused {
+        /// The pod.
+        pod: String,
+        /// By the reason's name.
+        reasons: BTreeMap<String, Refusals>,
+    },
+    /// Every node, as asked by `show`.
+    Nodes {
+        /// By name.
+        nodes: Vec<NodeRow>,
+    },
+    /// An expectation that does not hold.
+    Unexpected {
+        /// Line of the script.
+        line: usize,
+        /// What is true instead.
+        sentence: String,
+    },
+}
+
+/// Nodes refused for one reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Refusals {
+    /// The reason's sentence.
+    pub message: String,
+    /// The nodes.
+    pub nodes: Vec<String>,
+}
+
+/// What a pod was given.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Given {
+    /// The pod.
+    pub pod: String,
+    /// Its node.
+    pub node: String,
+    /// The node's score, 0 to 10; absent where it was the only one that fits: kube-scheduler then
+    /// does not ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<u32>,
+    /// Indices in rank order.
+    pub gpus: Vec<u32>,
+    /// NUMA nodes of its ranks.
+    pub numa: Vec<u32>,
+    /// The weakest link between two GPUs of a group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weakest_link: Option<String>,
+    /// What NVLink gives, in 10⁹ bytes a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gb_per_second: Option<f64>,
+}
+
+/// One node, as `show` shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeRow {
+    /// Its name.
+    pub node: String,
+    /// Who has each GPU, by index: a pod, `free`, or `failed`.
+    pub gpus: Vec<String>,
+    /// So many of the free ones are held, nobody knows which.
+    pub unknown_count: usize,
+    /// Whether its agent is silent.
+    pub is_stale: bool,
+}
+
+/// A statement that cannot be played.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {what}")]
+pub struct Error {
+    /// From 1.
+    pub line: usize,
+    /// What is wrong.
+    pub what: String,
+}
+
+// === impl Player ===
+
+impl<'a> Player<'a> {
+    /// An empty cluster. `now` is where its time begins; it goes on by itself.
+    #[must_use]
+    pub fn new(resource: &str, machines: Machines<'a>, now: Instant) -> Self {
+        let mut index = Index::new(resource, STALE_AFTER, now);
+        index.reset_nodes(&[]);
+        index.reset_topologies(&[]);
+        index.reset_pods(Vec::new());
+        index.reset_leases(&[], now);
+        Self {
+            machines,
+            resource: resource.to_owned(),
+            index,
+            now,
+            second: 0,
+            preference: Preference::Pack,
+            nodes: BTreeMap::new(),
+            pods: Vec::new(),
+            made: 0,
+        }
+    }
+
+    /// Plays one statement and says what happened.
+    ///
+    /// # Errors
+    /// When it names what is not there, or makes too much.
+    pub fn play(&mut self, statement: &Statement) -> Result<Vec<Event>, Error> {
+        let line = statement.line;
+        self.command(&statement.command, line)
+            .map_err(|what| Error { line, what })
+    }
+
+    fn command(&mut self, command: &Command, line: usize) -> Result<Vec<Event>, String> {
+        match command {
+            Command::Node {
+                name,
+                machine,
+                count,
+                policy,
+            } => {
+                let mut recorded = (self.machines)(machine)?;
+                if let (Some(policy), Some(status)) = (policy, &mut recorded.status) {
+                    status.kubelet.topology_manager_policy.clone_from(policy);
+                }
+                for name in names_of(name, *count) {
+                    self.add_node(&name, &recorded)?;
+                }
+            }
+            Command::Pod { name, asks, count } => {
+                for one in names_of(name, *count) {
+                    self.made += 1;
+                    let pod = world::pending_pod(&one, self.made, asks, &self.resource);
+                    self.add_pod(name, pod)?;
+                }
+            }
+            Command::Bind(pods) => return self.bind(pods),
+            Command::Delete(pods) => self.delete(pods)?,
+            Command::Other {
+                name,
+                node,
+                gpu_count,
+            } => {
+                self.machine(node)?;
+                self.made += 1;
+                let asks = super::Asks {
+                    gpu_count: *gpu_count,
+                    ..super::Asks::default()
+                };
+                let mut pod = world::pending_pod(name, self.made, &asks, &self.resource);
+                pod.spec.get_or_insert_default().node_name = Some(node.clone());
+                self.add_pod(name, pod)?;
+            }
+            Command::Fail { node, gpus } => self.change(node, |status| {
+                gpus.iter().try_for_each(|gpu| world::fail(status, *gpu))
+            })?,
+            Command::Degrade { node, a, b, lanes } => {
+                self.change(node, |status| world::degrade(status, *a, *b, *lanes))?;
+            }
+            Command::Recover(node) => {
+                let machine = self.machine(node)?;
+                machine.published = machine.recorded.clone();
+                let published = machine.published.clone();
+                self.index.apply_topology(&published);
+            }
+            Command::Stale(node) => {
+                self.machine(node)?.is_silent = true;
+                self.now += STALE_AFTER + Duration::from_secs(1);
+                self.renew();
+            }
+            Command::Fresh(node) => {
+                self.machine(node)?.is_silent = false;
+                self.renew();
+            }
+            Command::Prefer(preference) => self.preference = *preference,
+            Command::Expect { pods, state } => return self.expect(pods, state, line),
+            Command::Show => return Ok(vec![self.show()]),
+        }
+        Ok(Vec::new())
+    }
+
+    fn add_node(&mut self, name: &str, recorded: &NodeTopology) -> Result<(), String> {
+        if self.nodes.contains_key(name) {
+            return Err(format!("there is a node {name} already"));
+        }
+        if self.nodes.len() >= OBJECTS_MAX {
+            return Err(format!("a script has at most {OBJECTS_MAX} nodes"));
+        }
+        let recorded = fresh(recorded, name);
+        self.index.apply_node(&world::ready_node(name));
+        self.index.apply_topology(&recorded);
+        self.nodes.insert(
+            name.to_owned(),
+            Machine {
+                published: recorded.clone(),
+                recorded,
+                is_silent: false,
+            },
+        );
+        self.renew();
+        Ok(())
+    }
+
+    fn add_pod(&mut self, family: &str, pod: Pod) -> Result<(), String> {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        if self.pods.iter().any(|entry| entry.name() == name) {
+            return Err(format!("there is a pod {name} already"));
+        }
+        if self.pods.len() >= OBJECTS_MAX {
+            return Err(format!("a script has at most {OBJECTS_MAX} pods at once"));
+        }
+        self.index.apply_pod(&pod);
+        self.pods.push(Entry {
+            family: family.to_owned(),
+            pod,
+            last: Last::Untried,
+        });
+        Ok(())
+    }
+
+    fn machine(&mut self, name: &str) -> Result<&mut Machine, String> {
+        let machine = self.nodes.get_mut(name);
+        machine.ok_or_else(|| format!("there is no node {name}"))
+    }
+
+    fn change(
+        &mut self,
+        node: &str,
+        change: impl FnOnce(&mut berth_topology::node::Status) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let machine = self.machine(node)?;
+        world::change(&mut machine.published, change)?;
+        let published = machine.published.clone();
+        self.index.apply_topology(&published);
+        Ok(())
+    }
+
+    /// Every agent that is not silent renews its Lease.
+    fn renew(&mut self) {
+        self.second += 1;
+        let second = Timestamp::from_second(self.second).unwrap_or_default();
+        for (name, machine) in &self.nodes {
+            if !machine.is_silent {
+                let lease = lease::encode(name, None, MicroTime(second));
+                self.index.apply_lease(&lease, self.now);
+            }
+        }
+    }
+
+    /// Positions of the pods that a command is about.
+    fn positions(&self, pods: &Pods, is_of: impl Fn(&Entry) -> bool) -> Result<Vec<usize>, String> {
+        let is_named = |entry: &Entry| match pods {
+            Pods::All => is_of(entry),
+            Pods::Named(name) => entry.name() == name || entry.family == *name,
+        };
+        let entries = self.pods.iter().enumerate();
+        let found: Vec<usize> = entries
+            .filter(|(_, entry)| is_named(entry))
+            .map(|(position, _)| position)
+            .collect();
+        match pods {
+            Pods::Named(name) if found.is_empty() => Err(format!("there is no pod {name}")),
+            _ => Ok(found),
+        }
+    }
+
+    fn delete(&mut self, pods: &Pods) -> Result<(), String> {
+        for position in self.positions(pods, |_| true)?.into_iter().rev() {
+            let entry = self.pods.remove(position);
+            let uid = entry.pod.metadata.uid.unwrap_or_default();
+            self.index.delete_pod(&uid);
+        }
+        Ok(())
+    }
+
+    fn bind(&mut self, pods: &Pods) -> Result<Vec<Event>, String> {
+        let positions = self.positions(pods, |entry| !entry.is_bound())?;
+        let mut events = Vec::with_capacity(positions.len());
+        for position in positions {
+            if self.pods[position].is_bound() {
+                return Err(format!("{} is bound already", self.pods[position].name()));
+            }
+            let last = self.schedule(position)?;
+            self.pods[position].last = last;
+            events.extend(self.pods[position].event());
+        }
+        Ok(events)
+    }
+
+    /// As kube-scheduler does it: filter, prioritize where more than one node is left, the highest
+    /// score, of equals the first by name, bind.
+    fn schedule(&mut self, position: usize) -> Result<Last, String> {
+        let pod = self.pods[position].pod.clone();
+        let ask = Ask::of_pod(&pod, &self.resource);
+        let snapshot = self.index.snapshot(self.now);
+        let names: Vec<&str> = self.nodes.keys().map(String::as_str).collect();
+        let verdicts = decide::filter(&snapshot, &ask, &names);
+        let fitting: Vec<&str> = verdicts
+            .feasible
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let (node, score) = match fitting[..] {
+            [] => {
+                let inputs = Inputs::of(&snapshot, &ask, &names, self.preference);
+                return Ok(Last::Refused(reasons(&inputs, &verdicts)));
+            }
+            [only] => (only, None),
+            _ => {
+                let scores = decide::prioritize(&snapshot, &ask, &fitting, self.preference);
+                let mut best = (fitting[0], None);
+                for (name, (_, score)) in fitting.iter().zip(&scores) {
+                    if best.1.is_none_or(|most| *score > most) {
+                        best = (name, Some(*score));
+                    }
+                }
+                best
+            }
+        };
+        let node = node.to_owned();
+        self.commit(pod, &node, score, position)
+    }
+
+    fn commit(
+        &mut self,
+        pod: Pod,
+        node: &str,
+        score: Option<u32>,
+        position: usize,
+    ) -> Result<Last, String> {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let request = bind::Request {
+            namespace: NAMESPACE.to_owned(),
+            name: text(&pod.metadata.name),
+            uid: text(&pod.metadata.uid).as_str().into(),
+            node: node.to_owned(),
+        };
+        let prepared = bind::prepare(&mut self.index, &request, None, self.now);
+        let annotation = match prepared.map_err(|error| error.to_string())? {
+            Prepared::Post { annotation } => annotation,
+            Prepared::Done => None,
+        };
+        bind::settle(&mut self.index, &request.uid, &Ok(()), self.now);
+        let mut bound = pod;
+        bound.spec.get_or_insert_default().node_name = Some(node.to_owned());
+        let assignment = annotation.as_deref().unwrap_or_default();
+        let annotations = bound.metadata.annotations.get_or_insert_default();
+        annotations.insert(names::ASSIGNMENT.to_owned(), assignment.to_owned());
+        self.index.apply_pod(&bound);
+        self.pods[position].pod = bound;
+        Given::of(&request, score, assignment).map(Last::Bound)
+    }
+
+    fn expect(&self, pods: &Pods, state: &Expected, line: usize) -> Result<Vec<Event>, String> {
+        let positions = self.positions(pods, |_| true)?;
+        let wrong = positions.into_iter().filter_map(|position| {
+            let entry = &self.pods[position];
+            let sentence = entry.differs(state)?;
+            Some(Event::Unexpected { line, sentence })
+        });
+        Ok(wrong.collect())
+    }
+
+    fn show(&mut self) -> Event {
+        let snapshot = self.index.snapshot(self.now);
+        let rows = self.nodes.keys().filter_map(|name| row(&snapshot, name));
+        Event::Nodes {
+            nodes: rows.collect(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Player<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Player").finish_non_exhaustive()
+    }
+}
+
+/// Nodes by reason.
+fn reasons(inputs: &Inputs, verdicts: &decide::Verdicts) -> BTreeMap<String, Reason> {
+    let Decided::Filter { outcomes, reasons } = Decided::filter(inputs, verdicts) else {
+        return BTreeMap::new();
+    };
+    let names = inputs.names().into_iter().zip(outcomes);
+    names
+        .filter_map(|(name, outcome)| match outcome {
+            Outcome::Refused(at) => Some((name.to_owned(), reasons[at].clone())),
+            Outcome::Fits(_) => None,
+        })
+        .collect()
+}
+
+fn names_of(name: &str, count: Option<usize>) -> Vec<String> {
+    match count {
+        None => vec![name.to_owned()],
+        Some(count) => (0..count)
+            .map(|number| format!("{name}-{number}"))
+            .collect(),
+    }
+}
+
+fn row(snapshot: &Snapshot, name: &str) -> Option<NodeRow> {
+    let state = snapshot.node(name)?;
+    let topology = state.topology.as_ref()?;
+    let machine = &topology.machine;
+    let failed = machine.all().difference(machine.usable());
+    let of = |at: usize| {
+        let holds = |set: GpuSet| set.contains(at);
+        let holder = state
+            .holders
+            .iter()
+            .find(|holder| holds(machine.set_of(holder.intent.values().flatten())));
+        match holder {
+            Some(holder) => holder.name.clone(),
+            None if holds(failed) => "failed".to_owned(),
+            None => "free".to_owned(),
+        }
+    };
+    Some(NodeRow {
+        node: name.to_owned(),
+        gpus: machine.all().iter().map(of).collect(),
+        unknown_count: state.room.unknown_count,
+        is_stale: snapshot.is_stale(name),
+    })
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn name(&self) -> &str {
+        self.pod.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    fn is_bound(&self) -> bool {
+        let spec = self.pod.spec.as_ref();
+        spec.is_some_and(|spec| spec.node_name.is_some())
+    }
+
+    fn event(&self) -> Option<Event> {
+        match &self.last {
+            Last::Untried => None,
+            Last::Bound(given) => Some(Event::Bound(given.clone())),
+            Last::Refused(by_node) => {
+                let mut reasons: BTreeMap<String, Refusals> = BTreeMap::new();
+                for (node, reason) in by_node {
+                    let refusals = reasons.entry(reason.kind.clone()).or_default();
+                    refusals.message.clone_from(&reason.message);
+                    refusals.nodes.push(node.clone());
+                }
+                Some(Event::Refused {
+                    pod: self.name().to_owned(),
+                    reasons,
+                })
+            }
+        }
+    }
+
+    /// What is true of the pod, where it is not what was expected.
+    fn differs(&self, expected: &Expected) -> Option<String> {
+        let name = self.name();
+        match (expected, &self.last) {
+            (Expected::Bound { node, gpus }, Last::Bound(given)) => {
+                let is_node = node.as_ref().is_none_or(|node| *node == given.node);
+                let is_set = gpus.as_ref().is_none_or(|gpus| *gpus == given.gpus);
+                (!is_node || !is_set)
+                    .then(|| format!("{name} is bound to {}, GPUs {:?}", given.node, given.gpus))
+            }
+            (Expected::Refused { kind, node }, Last::Refused(by_node)) => {
+                let of_node = |one: &String| node.as_ref().is_none_or(|node| node == one);
+                let mut asked = by_node.iter().filter(|(one, _)| of_node(one)).peekable();
+                if asked.peek().is_none() {
+                    return Some(format!("{name} was not refused there"));
+                }
+                let other = asked.find(|(_, reason)| reason.kind != *kind);
+                other.map(|(node, reason)| format!("{name} was refused on {node}: {}", reason.kind))
+            }
+            (_, Last::Bound(given)) => Some(format!("{name} is bound to {}", given.node)),
+            (_, Last::Refused(by_node)) => {
+                let kinds: BTreeSet<&str> = by_node.values().map(|one| one.kind.as_str()).collect();
+                Some(format!("{name} was refused: {kinds:?}"))
+            }
+            (_, Last::Untried) => Some(format!("nobody has tried to bind {name}")),
+        }
+    }
+}
+
+// === impl Given ===
+
+impl Given {
+    fn of(request: &bind::Request, score: Option<u32>, text: &str) -> Result<Self, String> {
+        let assignment = Assignment::decode(text).map_err(|error| error.to_string())?;
+        let containers = || assignment.containers.values();
+        let ranks = || containers().flat_map(|container| &container.ranks);
+        let numa: BTreeSet<u32> = ranks().filter_map(|rank| Some(rank.numa_node?.0)).collect();
+        let weakest = containers()
+            .filter_map(|container| container.weakest_link)
+            .min();
+        Ok(Self {
+            pod: request.name.clone(),
+            node: request.node.clone(),
+            score,
+            gpus: ranks().filter_map(|rank| Some(rank.index?.0)).collect(),
+            numa: numa.into_iter().collect(),
+            weakest_link: weakest.map(|link| link.to_string()),
+            gb_per_second: containers().find_map(|container| container.gb_per_second),
+        })
+    }
+}
