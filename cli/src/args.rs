@@ -8,6 +8,10 @@ use berth_topology::link::LinkClass;
 use berth_topology::quantity;
 use clap::{Parser, Subcommand};
 
+pub mod cluster;
+
+use cluster::{ExplainCommand, PlanCommand, SimulateArgs, SnapshotArgs};
+
 /// Which GPUs work as one: looks at machines, places ranks on them, runs the loop.
 #[derive(Debug, Parser)]
 #[command(
@@ -18,6 +22,8 @@ Examples:
   berth machine show dgx1-v100                     how its GPUs are wired
   berth place --machine dgx1-v100 --gpus 4         the best four, and why
   berth place --machine dgx1-v100 --gpus 4 --taken 0,5 --link nvlink --link-policy require
+  berth explain pod default/llama-0 --why-not node-7
+  berth simulate quads.txt                         a script of machines, pods and failures
   berth up --model SmolLM2-135M-Instruct.Q4_1.gguf the loop on this machine
 
 Exit codes: 0 yes, 1 error, 2 wrong usage, 3 refused. JSON on stdout, sentences on stderr."
@@ -36,6 +42,16 @@ pub enum Command {
     Machine(MachineCommand),
     /// Choose GPUs (or CPU ranks) on one machine, as the extender does for a pod.
     Place(PlaceArgs),
+    /// Why a cluster's pod is where it is, or nowhere.
+    #[command(subcommand)]
+    Explain(ExplainCommand),
+    /// Write down everything that a running extender's decisions depend on.
+    Snapshot(SnapshotArgs),
+    /// Play a script of machines, pods and failures through the extender's decisions.
+    Simulate(SimulateArgs),
+    /// What could be done about a cluster; does nothing itself.
+    #[command(subcommand)]
+    Plan(PlanCommand),
     /// Run the loop on this machine: probe, place, pin, serve, ask.
     Up(UpArgs),
 }

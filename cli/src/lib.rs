@@ -6,18 +6,26 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+mod explain;
+mod extender;
 mod list;
 mod paint;
 mod place;
+mod plan;
 mod program;
+mod replay;
 mod show;
+mod simulate;
+mod snapshot;
 mod source;
+mod table;
 mod up;
 
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use args::cluster::{ExplainCommand, PlanCommand};
 use args::{Args, Command, MachineCommand};
 
 /// How a command ended that did not fail.
@@ -25,7 +33,7 @@ use args::{Args, Command, MachineCommand};
 pub enum Outcome {
     /// It did what was asked.
     Done,
-    /// Placement said no.
+    /// The answer is no: placement refused, no plan was found, or an expectation did not hold.
     Refused,
 }
 
@@ -50,6 +58,11 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         Command::Machine(MachineCommand::List(args)) => list::list(args, out),
         Command::Machine(MachineCommand::Show(args)) => show::show(args, out),
         Command::Place(args) => place::place(args, out),
+        Command::Explain(ExplainCommand::Pod(args)) => explain::explain(args, out),
+        Command::Explain(ExplainCommand::Replay(args)) => replay::replay(args, out),
+        Command::Snapshot(args) => snapshot::snapshot(args, out),
+        Command::Simulate(args) => simulate::simulate(args, out),
+        Command::Plan(PlanCommand::Repack(args)) => plan::plan_repack(args, out),
         Command::Up(args) => up::up(args, out),
     }
 }

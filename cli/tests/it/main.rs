@@ -5,7 +5,9 @@
     reason = "a helper that cannot run the program fails its test"
 )]
 
+mod cluster;
 mod machine;
 mod place;
 mod program;
+mod simulate;
 mod up;

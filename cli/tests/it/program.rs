@@ -6,7 +6,12 @@ use std::process::{Command, Output};
 pub(crate) fn berth(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
     command.args(args);
-    for variable in ["BERTH_MODEL", "BERTH_ENGINE", "BERTH_AGENT"] {
+    for variable in [
+        "BERTH_MODEL",
+        "BERTH_ENGINE",
+        "BERTH_AGENT",
+        "BERTH_EXTENDER",
+    ] {
         command.env_remove(variable);
     }
     command

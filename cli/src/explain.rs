@@ -1,0 +1,169 @@
+//! `berth explain pod`: what the extender decided about a pod, and why.
+
+use std::io::Write;
+
+use anyhow::{Context, bail};
+use berth_extender_core::explain::{self as core, Explanation, NodeStory};
+use berth_extender_core::record::Record;
+
+use crate::args::cluster::{ExplainPodArgs, PodName};
+use crate::paint::Paint;
+use crate::show::count;
+use crate::table::{list, table};
+use crate::{Outcome, extender};
+
+pub(crate) fn explain(args: &ExplainPodArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    let explanation = match &args.source.from {
+        Some(path) => {
+            let opened = extender::open(path)?;
+            let records = of_pod(&opened.records, &args.pod);
+            let node = args.why_not.as_deref();
+            match core::explain(&records, &opened.replica.resource, node) {
+                Some(explanation) => explanation,
+                None => bail!("{} holds no decision about {}", path.display(), args.pod),
+            }
+        }
+        None => ask(args)?,
+    };
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&explanation)?)?;
+    } else {
+        write!(out, "{}", text(&explanation, Paint::for_stdout()))?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn ask(args: &ExplainPodArgs) -> anyhow::Result<Explanation> {
+    let PodName { namespace, name } = &args.pod;
+    let query = match &args.why_not {
+        Some(node) => format!("?why_not={}", encoded(node)),
+        None => String::new(),
+    };
+    let path = format!("/explain/{namespace}/{name}{query}");
+    let body = extender::get(&args.source.extender, &path)?;
+    serde_json::from_str(&body).context("reading the extender's answer")
+}
+
+/// As a query carries it.
+fn encoded(text: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' => {
+            char::from(byte).to_string()
+        }
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(escape).collect()
+}
+
+/// The records of the pod that bears the name now, or did last.
+pub(crate) fn of_pod(records: &[Record], pod: &PodName) -> Vec<Record> {
+    let is_of =
+        |record: &&Record| record.asked.namespace == pod.namespace && record.asked.name == pod.name;
+    let Some(last) = records.iter().rev().find(is_of) else {
+        return Vec::new();
+    };
+    let uid = &last.asked.uid;
+    let same = records.iter().filter(|record| record.asked.uid == *uid);
+    same.cloned().collect()
+}
+
+fn text(all: &Explanation, paint: Paint) -> String {
+    let refused: usize = all.refused.values().map(|one| one.count).sum();
+    let mut text = format!(
+        "{}/{}: {} fit, {refused} refused (asked {})\n",
+        all.namespace,
+        all.name,
+        count(all.feasible.len(), "node"),
+        all.filtered_at
+    );
+    if let Some(why_not) = &all.why_not {
+        for sentence in &why_not.sentences {
+            text.push_str(&format!("{sentence}\n"));
+        }
+        return text;
+    }
+    if !all.are_inputs_kept {
+        let hash = &all.inputs_hash;
+        text.push_str(&format!(
+            "what it was decided from is no longer kept (hash {hash})\n"
+        ));
+    } else if !all.nodes.is_empty() {
+        text.push_str(&nodes(all, paint));
+    }
+    for (kind, refused) in &all.refused {
+        let hint = if refused.resolvable {
+            "; others leaving could help"
+        } else {
+            ""
+        };
+        text.push_str(&format!(
+            "refused on {}: {kind}: {}{hint}\n",
+            count(refused.count, "node"),
+            refused.message
+        ));
+        if !refused.nodes.is_empty() {
+            text.push_str(&format!("  {}\n", named(&refused.nodes, refused.count)));
+        }
+    }
+    text.push_str(&bound(all));
+    text
+}
+
+fn named(nodes: &[String], count: usize) -> String {
+    let more = count.saturating_sub(nodes.len());
+    match more {
+        0 => nodes.join(", "),
+        more => format!("{} and {more} more", nodes.join(", ")),
+    }
+}
+
+/// The best nodes, the first two sets of each, and what decided.
+fn nodes(all: &Explanation, paint: Paint) -> String {
+    let row = |story: &NodeStory| {
+        let score = all.feasible.get(&story.node).copied().unwrap_or_default();
+        let sets = story.containers.first().map(|one| one.sets.as_slice());
+        let sets = sets.unwrap_or_default();
+        let best = sets.first();
+        let next = sets.get(1);
+        let decided = next.and_then(|next| next.lost_by.clone());
+        let bandwidth = best.and_then(|best| {
+            let mut criteria = best.criteria.iter();
+            criteria.find(|(name, _)| name == "bandwidth")
+        });
+        vec![
+            story.node.clone(),
+            score.to_string(),
+            list(&story.free),
+            best.map_or("-".to_owned(), |best| list(&best.gpus)),
+            bandwidth.map_or("-".to_owned(), |(_, value)| value.clone()),
+            next.map_or("-".to_owned(), |next| list(&next.gpus)),
+            decided.unwrap_or_else(|| "-".to_owned()),
+        ]
+    };
+    let rows: Vec<Vec<String>> = all.nodes.iter().map(row).collect();
+    let header = [
+        "NODE",
+        "SCORE",
+        "FREE",
+        "SET",
+        "BANDWIDTH",
+        "RUNNER-UP",
+        "DECIDED BY",
+    ];
+    let mut text = table(&header, &rows, paint);
+    let more = all.feasible.len().saturating_sub(all.nodes.len());
+    if more > 0 {
+        text.push_str(&format!("and {}\n", count(more, "node")));
+    }
+    text
+}
+
+fn bound(all: &Explanation) -> String {
+    match &all.bind {
+        None => "not bound\n".to_owned(),
+        Some(bind) => match &bind.error {
+            None => format!("bound to {} at {}\n", bind.node, bind.at),
+            Some(error) => format!("not bound to {} at {}: {error}\n", bind.node, bind.at),
+        },
+    }
+}

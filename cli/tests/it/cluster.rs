@@ -1,0 +1,205 @@
+//! `berth explain`, `snapshot` and `plan` on what an extender wrote, from a file and over HTTP.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::PathBuf;
+
+use berth_extender_core::decide::{self, Preference};
+use berth_extender_core::fixtures::*;
+use berth_extender_core::record::archive::{Archive, Now, Replica};
+use berth_extender_core::record::{Asked, Inputs, Records};
+use expect_test::{Expect, expect};
+use tempfile::TempDir;
+
+use crate::program::{run, text, transcript};
+
+/// Two nodes whose quads are cut, and a pod `ns/p` of four joined GPUs that was refused on both.
+fn archive() -> Archive {
+    let mut index = cluster(&["a", "b"]);
+    index.apply_pod(&bound(pod("left", 1), "a", &[0]));
+    index.apply_pod(&bound(pod("right", 2), "a", &[4, 5]));
+    index.apply_pod(&bound(pod("quad", 4), "b", &[0, 1, 2, 3]));
+    index.apply_pod(&bound(pod("one", 1), "b", &[4]));
+    let mut records = Records::default();
+    let names = ["a", "b", "c"];
+    let wishes = annotated(pod("p", 4), "berth.dev/link", "nvlink");
+    let wishes = annotated(wishes, "berth.dev/link-policy", "require");
+    for pod in [wishes, pod("two", 2)] {
+        let snapshot = snapshot(&mut index);
+        let verdicts = decide::filter(&snapshot, &ask(&pod), &names);
+        let inputs = Inputs::of(&snapshot, &ask(&pod), &names, Preference::Pack);
+        let at = "2026-11-26T04:00:00Z".to_owned();
+        records.filtered(&Asked::of(&pod), at, inputs, &verdicts);
+    }
+    let claims = index.claims();
+    let replica = Replica {
+        resource: RESOURCE.to_owned(),
+        ..Replica::default()
+    };
+    Archive::of(Now {
+        replica,
+        snapshot: &snapshot(&mut index),
+        claims,
+        records: records.iter().cloned().collect(),
+    })
+    .unwrap()
+}
+
+fn file() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("now.json");
+    std::fs::write(&path, serde_json::to_string(&archive()).unwrap()).unwrap();
+    (folder, path)
+}
+
+#[track_caller]
+fn check(line: &str, expected: Expect) {
+    let (_folder, path) = file();
+    let path = path.display().to_string();
+    let told = transcript(&line.replace("FILE", &path));
+    expected.assert_eq(&told.replace(&path, "FILE"));
+}
+
+#[test]
+fn a_pod_is_explained_from_a_file() {
+    check(
+        "explain pod ns/two --from FILE",
+        expect![[r#"
+        ns/two: 2 nodes fit, 1 refused (asked 2026-11-26T04:00:00Z)
+        NODE  SCORE  FREE       SET  BANDWIDTH         RUNNER-UP  DECIDED BY
+        a     10     1,2,3,6,7  6,7  NVLink 50.0 GB/s  1,2        what is cut off
+        b     10     5,6,7      5,6  NVLink 50.0 GB/s  5,7        lowest index
+        refused on 1 node: NoTopology: the node has published no GPU topology
+          c
+        not bound
+        = 0
+    "#]],
+    );
+    check(
+        "explain pod ns/p --from FILE",
+        expect![[r#"
+            ns/p: 0 nodes fit, 3 refused (asked 2026-11-26T04:00:00Z)
+            refused on 1 node: LinkTooWeak: the free GPUs are not linked as the pod requires; others leaving could help
+              a
+            refused on 1 node: NoTopology: the node has published no GPU topology
+              c
+            refused on 1 node: NotEnoughFree: not enough free GPUs; others leaving could help
+              b
+            not bound
+            = 0
+        "#]],
+    );
+    check(
+        "explain pod ns/two --why-not b --from FILE",
+        expect![[r#"
+            ns/two: 2 nodes fit, 1 refused (asked 2026-11-26T04:00:00Z)
+            b fits as well as a: both have score 10
+            its best set on b: GPUs 5, 6 (link wish met; bandwidth NVLink 50.0 GB/s; NUMA nodes 1; sockets 1; what stays possible 1000; what is cut off NVLink 100000 MB/s, PCIe 0, NUMA neighbours 2)
+            its best set on a: GPUs 6, 7 (link wish met; bandwidth NVLink 50.0 GB/s; NUMA nodes 1; sockets 1; what stays possible 2000; what is cut off NVLink 0 MB/s, PCIe 6, NUMA neighbours 0)
+            = 0
+        "#]],
+    );
+    check(
+        "explain pod ns/nobody --from FILE",
+        expect![[r#"
+        ! berth: FILE holds no decision about ns/nobody
+        = 1
+    "#]],
+    );
+}
+
+#[test]
+fn records_replay_and_a_changed_one_is_told() {
+    check(
+        "explain replay FILE",
+        expect![[r#"
+        2 records: 2 decided the same again, 0 otherwise, 0 without kept inputs
+        = 0
+    "#]],
+    );
+    let (_folder, path) = file();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let changed = text.replacen("{\"fits\":", "{\"fits\":1", 1);
+    assert_ne!(text, changed);
+    std::fs::write(&path, changed).unwrap();
+    let told = transcript(&format!("explain replay {}", path.display()));
+    assert!(
+        told.starts_with("2 records: 1 decided the same again, 1 otherwise"),
+        "{told}"
+    );
+    assert!(
+        told.ends_with("! berth: 1 of 2 records are decided otherwise now\n= 1\n"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_plan_names_who_moves_and_whereto() {
+    check(
+        "plan repack ns/p --from FILE",
+        expect![[r#"
+        MOVE     FROM  GPUS  TO  GPUS  SCORE
+        ns/left  a     0     a   6     10
+        ns/p fits a, GPUs 0,1,2,3, once 1 pod with 1 GPU has moved
+        = 0
+    "#]],
+    );
+    check(
+        "plan repack ns/two --from FILE",
+        expect![[r#"
+        ns/two fits a, GPUs 6,7, as it is: nobody has to move
+        = 0
+    "#]],
+    );
+    check(
+        "plan repack ns/nobody --from FILE",
+        expect![[r#"
+        ! berth: no decision about ns/nobody is remembered: kube-scheduler has not asked about it yet
+        = 1
+    "#]],
+    );
+}
+
+/// Answers one request with that body.
+fn serve_once(status: &'static str, body: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4_096]).unwrap();
+        let head = format!(
+            "HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body.as_bytes()).unwrap();
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn a_snapshot_is_what_the_extender_writes() {
+    let written = serde_json::to_string(&archive()).unwrap();
+    let url = serve_once("200 OK", written.clone());
+    let output = run(&format!("snapshot --extender {url}"));
+    assert_eq!(text(&output.stdout), format!("{written}\n"));
+    let url = serve_once("200 OK", written);
+    let told = transcript(&format!("plan repack ns/two --json --extender {url}"));
+    assert!(told.contains("\"feasible\":true"), "{told}");
+}
+
+#[test]
+fn what_the_extender_refuses_and_where_none_is_are_said() {
+    let url = serve_once("404 Not Found", "{\"error\":\"no decision\"}".to_owned());
+    assert_eq!(
+        transcript(&format!("explain pod ns/p --extender {url}")),
+        "! berth: no decision\n= 1\n"
+    );
+    let told = transcript("snapshot --extender http://127.0.0.1:1");
+    assert!(
+        told.contains("kubectl -n berth-system port-forward"),
+        "{told}"
+    );
+    assert!(told.ends_with("= 1\n"));
+    assert!(transcript("explain pod p").contains("allowed: NAMESPACE/NAME"));
+}
