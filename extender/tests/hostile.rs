@@ -172,7 +172,10 @@ fn check_simulate(body: &Value) {
         .flat_map(|gpu| serde_json::to_value(&gpu.uuid).ok())
         .map(|uuid| uuid.as_str().unwrap_or_default().to_owned())
         .collect();
-    let answers = simulate::simulate(&request, RESOURCE, || true).expect("the test can do this");
+    let answers = match simulate::simulate(&request, RESOURCE, || true) {
+        Ok(answers) => answers,
+        Err(error) => return assert!(error.to_string().len() < 1_000, "{error}"),
+    };
     for outcome in answers.iter().flat_map(|answer| answer.nodes.values()) {
         for rank in outcome
             .ranks
