@@ -163,6 +163,17 @@ async fn a_replica_that_does_not_lead_says_503_and_closes() {
 }
 
 #[actix_web::test]
+async fn metrics_come_in_the_format_that_is_asked_for() {
+    let world = world(cluster(&["a"]), None);
+    let (status, text) = world.get("/metrics").await;
+    assert!(status.is_success() && !text.contains("# EOF"));
+    let open = ("Accept", "application/openmetrics-text;version=1.0.0");
+    let request = TestRequest::get().uri("/metrics").insert_header(open);
+    let (_, text) = world.send(request).await;
+    assert!(text.ends_with("# EOF\n"), "{text}");
+}
+
+#[actix_web::test]
 async fn nothing_is_decided_before_the_cluster_was_listed() {
     let empty = Index::new(RESOURCE, Duration::from_secs(60), Instant::now());
     let world = world(empty, None);

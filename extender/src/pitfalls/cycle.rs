@@ -103,6 +103,21 @@ async fn p08_a_bind_whose_answer_was_lost_or_late_succeeds_when_it_is_repeated()
 }
 
 #[actix_web::test]
+async fn p08_a_bind_that_was_never_done_is_done_with_the_same_gpus_when_it_is_repeated() {
+    let world = world(cluster(&["a"]), None);
+    let pod = pod("p", 4);
+    world.create(&pod);
+    world.api.set(Mood::Fails);
+    let error = world.bind(&pod, "a").await;
+    assert!(error.contains("did not answer the binding"), "{error}");
+    assert_eq!(world.api.pod("p").spec.unwrap().node_name, None);
+    world.api.set(Mood::Honest);
+    assert_eq!(world.bind(&pod, "a").await, "");
+    assert_eq!(world.assigned("p"), ["a-0", "a-1", "a-2", "a-3"]);
+    assert_eq!(world.free("a").await, 4);
+}
+
+#[actix_web::test]
 async fn p09_a_pod_that_was_deleted_or_created_again_is_not_bound() {
     let world = world(cluster(&["a"]), None);
     let (gone, old) = (pod("p", 2), pod("q", 2));

@@ -173,12 +173,20 @@ async fn p13_a_victim_that_is_not_on_the_node_frees_nothing_there() {
 
 #[actix_web::test]
 async fn p14_what_leaving_pods_could_resolve_is_told_from_what_nothing_resolves() {
-    let mut index = cluster(&["a"]);
+    let mut index = cluster(&["a", "b"]);
     index.apply_pod(&bound(pod("p", 4), "a", &[0, 1, 2, 3]));
     index.apply_pod(&bound(pod("q", 1), "a", &[4]));
+    index.apply_pod(&bound(pod("s", 2), "b", &[0, 1]));
     let world = world(index, None);
     let few = "later: not enough free GPUs";
     assert_eq!(world.verdict(&pod("r", 4), "a").await, few);
+    let answer = world.filter(&pod("r", 7), &["a", "b"]).await;
+    let why = "not enough free GPUs";
+    assert_eq!(
+        answer["FailedNodes"],
+        json!({"a": why, "b": why}),
+        "one line in the event"
+    );
     let nine = "never: the node has fewer usable GPUs than the pod asks for";
     assert_eq!(world.verdict(&pod("r", 9), "a").await, nine);
     let model = annotated(pod("r", 1), "berth.dev/gpu-model", "H100");
@@ -193,7 +201,7 @@ async fn p14_what_leaving_pods_could_resolve_is_told_from_what_nothing_resolves(
     let unknown = "never: the node has published no GPU topology";
     assert_eq!(world.verdict(&pod("r", 1), "x").await, unknown);
     let (_, metrics) = world.get("/metrics").await;
-    let counted = r#"berth_extender_refusals_total{reason="NotEnoughFree"} 1"#;
+    let counted = r#"berth_extender_refusals_total{reason="NotEnoughFree"} 3"#;
     assert!(metrics.contains(counted), "{metrics}");
 }
 
