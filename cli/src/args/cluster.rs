@@ -133,7 +133,7 @@ pub struct SourceArgs {
     #[arg(long, value_name = "URL", default_value = EXTENDER, env = "BERTH_EXTENDER")]
     pub extender: String,
     /// What `berth snapshot` wrote, instead of a running extender; - for stdin.
-    #[arg(long, value_name = "SNAPSHOT|-", conflicts_with = "extender")]
+    #[arg(long, value_name = "SNAPSHOT|-")]
     pub from: Option<PathBuf>,
 }
 
