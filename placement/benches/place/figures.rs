@@ -12,7 +12,7 @@ use crate::machines::{degraded, of_count, worn};
 
 /// Each question is timed so often on a machine of its own, and its least time counts: what other
 /// work on the computer adds is not the decision's.
-const REPEATS: usize = 2;
+const REPEATS: usize = 4;
 
 /// When a question is asked.
 #[derive(Clone, Copy)]
@@ -80,11 +80,11 @@ pub(crate) fn print() {
         &sizes(16),
         When::Again,
     );
-    let random: Vec<Status> = (0..30).map(|seed| graph(seed, 16, 16)).collect();
+    let random: Vec<Status> = (0..12).map(|seed| graph(seed, 16, 16)).collect();
     figure(
         "16 GPUs, random, first",
         &random,
-        &some(16, 4),
+        &some(16, 2),
         &sizes(16),
         When::First,
     );

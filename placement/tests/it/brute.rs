@@ -4,14 +4,18 @@
 //! Facts of each set are looked up in tables by bits, computed once for a machine; that is all that
 //! makes it quick enough for thousands of machines.
 
+mod read;
+
 use std::cell::{OnceCell, RefCell};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 
 use berth_topology::claim::{GpuClaim, LinkPolicy, NicPolicy, NumaPolicy};
 use berth_topology::ids::NumaId;
-use berth_topology::link::{LinkClass, Path};
+use berth_topology::link::LinkClass;
 use berth_topology::node::Status;
+
+use read::{ancestor, budget, lanes, nic, socket, stated_nvlink};
 
 /// Class (1 PCIe, 2 NVLink, 3 one GPU), then what is compared within it.
 pub(crate) type Bandwidth = (u8, u64, u64);
@@ -487,103 +491,4 @@ fn sets(of: u32, size: usize) -> impl Iterator<Item = u32> {
     let descending =
         std::iter::successors(Some(of), move |set| (*set != 0).then(|| (set - 1) & of));
     descending.filter(move |set| set.count_ones() as usize == size)
-}
-
-/// What is stated of the pair; of several statements the worst.
-fn stated(
-    status: &Status,
-    a: usize,
-    b: usize,
-    read: impl Fn(&berth_topology::link::Link) -> u64,
-) -> u64 {
-    let ends = [&status.gpus[a].uuid, &status.gpus[b].uuid];
-    let is_of = |link: &&berth_topology::link::Link| {
-        [&link.a, &link.b] == ends || [&link.b, &link.a] == ends
-    };
-    status
-        .links
-        .iter()
-        .filter(is_of)
-        .map(read)
-        .min()
-        .unwrap_or(0)
-}
-
-fn ancestor(status: &Status, a: usize, b: usize) -> u64 {
-    stated(status, a, b, |link| rank(link.path))
-}
-
-fn rank(path: Path) -> u64 {
-    use Path::{Board, HostBridge, Node, Switch, Switches, System, Unknown};
-    let worst_first = [Unknown, System, Node, HostBridge, Switches, Switch, Board];
-    worst_first.iter().position(|other| *other == path).unwrap() as u64
-}
-
-/// In 10⁶ bytes a second. The machines of these tests have whole ones.
-fn stated_nvlink(status: &Status, a: usize, b: usize) -> u64 {
-    let nvlink = |link: &berth_topology::link::Link| {
-        let lanes = link.nvlink.as_ref().filter(|nvlink| nvlink.lanes > 0);
-        lanes.map_or(0, |nvlink| mb(nvlink.gb_per_second))
-    };
-    stated(status, a, b, nvlink)
-}
-
-fn budget(status: &Status, gpu: usize, pairs: &[u64]) -> u64 {
-    match &status.gpus[gpu].nvlink {
-        Some(nvlink) if nvlink.lanes == 0 => 0,
-        Some(nvlink) => mb(nvlink.gb_per_second),
-        None => pairs.iter().sum(),
-    }
-}
-
-fn lanes(status: &Status, gpu: usize) -> u64 {
-    let pcie = status.gpus[gpu].pcie.clone().unwrap_or_default();
-    (pcie.generation.unwrap_or(0) * pcie.width.unwrap_or(0)).into()
-}
-
-fn nic(status: &Status, gpu: usize) -> u64 {
-    let cards = status.nics.iter().filter(|nic| nic.rdma);
-    let paths = cards.flat_map(|nic| &nic.paths);
-    let to_gpu = paths.filter(|path| path.gpu == status.gpus[gpu].uuid);
-    to_gpu.map(|path| rank(path.path)).max().unwrap_or(0)
-}
-
-/// The lowest NUMA node of the socket: the nodes at the least distance of all, where those are
-/// clean groups and there are greater distances.
-fn socket(status: &Status, node: Option<NumaId>) -> Option<NumaId> {
-    let node = node?;
-    let place = |id: NumaId| status.numa.iter().position(|other| other.id == id);
-    let cpus: Vec<usize> = (0..status.numa.len())
-        .filter(|at| !status.numa[*at].cpus.is_empty())
-        .collect();
-    let one_way = |a: usize, b: usize| status.numa[a].distances.get(b).copied();
-    let distance = |a: usize, b: usize| Some(one_way(a, b)?.max(one_way(b, a)?));
-    let pairs = || {
-        cpus.iter()
-            .flat_map(|a| cpus.iter().map(move |b| (*a, *b)))
-            .filter(|(a, b)| a != b)
-    };
-    let distances: Option<BTreeSet<u32>> = pairs().map(|(a, b)| distance(a, b)).collect();
-    let Some((Some(here), distances)) = distances.map(|distances| (place(node), distances)) else {
-        return Some(node);
-    };
-    let near = |a: usize, b: usize| a == b || distance(a, b) == distances.first().copied();
-    let is_clean =
-        pairs().all(|(a, b)| !near(a, b) || cpus.iter().all(|c| near(a, *c) == near(b, *c)));
-    if distances.len() < 2 || !is_clean || !cpus.contains(&here) {
-        return Some(node);
-    }
-    cpus.iter()
-        .filter(|other| near(here, **other))
-        .map(|other| status.numa[*other].id)
-        .min()
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "small whole numbers"
-)]
-fn mb(gb: f64) -> u64 {
-    (gb * 1_000.0).round() as u64
 }

@@ -138,7 +138,7 @@ fn best_eight_of_every_machine() {
 }
 
 /// Every machine, with every subset of its GPUs taken, for every size. Of sixteen GPUs, in two sockets
-/// of eight that are alike, every number taken of each socket, and a thousand subsets more.
+/// of eight that are alike, every number taken of each socket, and two hundred subsets more.
 #[test]
 fn whatever_is_taken_the_best_of_the_rest_is_found() {
     for name in names() {
