@@ -54,9 +54,13 @@
 //! Of sets that differ only by GPUs which are wired alike one is tried ([`sets`]). All others are
 //! tried one by one while there are at most [`sets::SETS_MAX`], which holds for any size up to 16
 //! GPUs; above, sets are grown from each GPU, which is not always the best. Rings are exact up to
-//! [`ring::EXACT_MAX`] GPUs; larger ones go to the nearest neighbour. Several groups are weighed
-//! against each other up to [`search::JOINT_GPUS_MAX`] free GPUs. A machine's GPUs beyond the first
-//! [`GPUS_MAX`] are not placed on.
+//! [`ring::EXACT_MAX`] GPUs; larger ones go to the nearest neighbour, and so do those by which PCIe
+//! sets of more than [`ring::EXACT_OF_MANY_MAX`] are compared on machines of more than 16 GPUs.
+//! Several groups are weighed against each other up to [`search::JOINT_GPUS_MAX`] free GPUs. A
+//! machine's GPUs beyond the first [`GPUS_MAX`] are not placed on.
+//!
+//! What is placed are GPUs, or the MIG instances of one profile ([`Shapes::of_resource`]): without
+//! NVLink, never nearer to each other than through a host bridge, else by the same rules.
 
 #![forbid(unsafe_code)]
 
