@@ -116,6 +116,18 @@ pub fn stale_after(seconds: u32) -> Patch {
     }
 }
 
+/// For a story that waits until a lease has passed.
+#[must_use]
+pub fn short_lease() -> Patch {
+    let times = "leaseDuration: 6s\n      renewDeadline: 4s\n      retryPeriod: 1s";
+    Patch {
+        file: SCHEDULER_CONFIG,
+        from: "leaderElect: true",
+        to: format!("leaderElect: true\n      {times}"),
+        why: "the story waits for it",
+    }
+}
+
 /// For an agent of a machine that was written out as files.
 #[must_use]
 pub fn of_agent(machine: &Materialized, kubeconfig: &Path) -> Patch {

@@ -175,7 +175,12 @@ impl Process {
 
     /// `kill -9`; a supervised program is then started again.
     pub fn kill(&self) {
-        kill_group(self.shared.lock().pid);
+        signal_group(self.shared.lock().pid, Signal::KILL);
+    }
+
+    /// SIGTERM, as a kubelet sends it first; a supervised program is then started again.
+    pub fn terminate(&self) {
+        signal_group(self.shared.lock().pid, Signal::TERM);
     }
 }
 
@@ -184,7 +189,7 @@ impl Drop for Process {
         {
             let mut state = self.shared.lock();
             state.stopping = true;
-            kill_group(state.pid);
+            signal_group(state.pid, Signal::KILL);
         }
         self.shared.changed.notify_all();
         if let Some(keeper) = self.keeper.take() {
@@ -260,12 +265,12 @@ fn open_log(path: &Path) -> Result<File> {
         .with_context(|| format!("opening the log {}", path.display()))
 }
 
-fn kill_group(pid: Option<u32>) {
+fn signal_group(pid: Option<u32>, signal: Signal) {
     let group = pid
         .and_then(|pid| i32::try_from(pid).ok())
         .and_then(Pid::from_raw);
     if let Some(group) = group {
         // It may have ended a moment ago, which is what was asked.
-        let _ = kill_process_group(group, Signal::KILL);
+        let _ = kill_process_group(group, signal);
     }
 }

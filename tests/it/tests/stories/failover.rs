@@ -1,15 +1,124 @@
 //! The leading scheduler and its extender go, and the other replica takes over.
 
-use anyhow::{Result, ensure};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
 use berth_it::agent::Agent;
-use berth_it::cluster::Cluster;
+use berth_it::cluster::{Cluster, NAMESPACE};
 use berth_it::http1;
 use berth_it::pair::Pair;
+use berth_it::patches::short_lease;
 use berth_it::pods::{self, bound, create, gpu_pod, indices};
 use berth_it::story::story;
-use berth_it::wait::PATIENCE;
+use berth_it::wait::{PATIENCE, eventually};
 use berth_test_machine::raw as recorded;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::DeleteParams;
+use kube::{Api, Client};
 use serde_json::json;
+
+/// What can happen to the leader.
+#[derive(Clone, Copy, Debug)]
+enum Misfortune {
+    /// `kill -9` of both: the lease must pass.
+    PairKilled,
+    /// SIGTERM to both: the scheduler gives the lease back.
+    PairTerminated,
+    /// `kill -9` of the extender alone: its scheduler goes on.
+    ExtenderKilled,
+    /// Somebody deletes the lease.
+    LeaseDeleted,
+}
+
+#[test]
+fn whatever_happens_to_the_leader_pods_are_bound_once_and_no_gpu_is_given_twice() -> Result<()> {
+    story(async |stage| {
+        let cluster = Cluster::start(stage).await?;
+        let client = cluster.admin();
+        let _agent = Agent::start(&cluster, "dgx1", &recorded("dgx1-v100")).await?;
+        let mut pairs = Vec::new();
+        for name in ["pair-1", "pair-2"] {
+            let pair = Pair::start(&cluster, name, &[short_lease()]).await?;
+            pair.wait_until_alive().await?;
+            pairs.push((name, Some(pair)));
+        }
+        for (number, misfortune) in [
+            Misfortune::ExtenderKilled,
+            Misfortune::PairTerminated,
+            Misfortune::LeaseDeleted,
+            Misfortune::PairKilled,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let [before, after] = ["before", "after"].map(|when| format!("{when}-{number}"));
+            create(client, &gpu_pod(&before, 1, &[])).await?;
+            bound(client, &before, PATIENCE).await?;
+            let leader = holder(client).await?;
+            let hit = pairs.iter_mut().find(|(name, _)| *name == leader);
+            let (name, pair) = hit.context("finding who leads")?;
+            let began = Instant::now();
+            strike(misfortune, pair, client).await?;
+            create(client, &gpu_pod(&after, 1, &[])).await?;
+            bound(client, &after, PATIENCE).await?;
+            println!(
+                "{misfortune:?}: bound {} ms later",
+                began.elapsed().as_millis()
+            );
+            if pair.is_none() {
+                *pair = Some(Pair::start(&cluster, name, &[short_lease()]).await?);
+            }
+        }
+        pods::none_shares_a_gpu(client).await
+    })
+}
+
+async fn strike(misfortune: Misfortune, pair: &mut Option<Pair>, client: &Client) -> Result<()> {
+    let leader = pair.as_ref().context("finding the leader's pair")?;
+    match misfortune {
+        Misfortune::PairKilled => *pair = None,
+        Misfortune::PairTerminated => {
+            leader.scheduler.terminate();
+            leader.extender.terminate();
+            let ends = [&leader.scheduler, &leader.extender];
+            eventually("both to end", PATIENCE, async || {
+                let ended = ends.iter().all(|process| process.last_exit().is_some());
+                ensure!(ended, "they have not");
+                Ok(())
+            })
+            .await?;
+            let exit = leader.extender.last_exit().unwrap_or_default();
+            ensure!(exit == "exit status: 0", "the extender ended with {exit}");
+            *pair = None;
+        }
+        Misfortune::ExtenderKilled => leader.extender.kill(),
+        Misfortune::LeaseDeleted => {
+            let now = DeleteParams::default();
+            leases(client).delete("berth-scheduler", &now).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The host before `_`.
+async fn holder(client: &Client) -> Result<String> {
+    eventually(
+        "the lease to be held",
+        Duration::from_secs(30),
+        async || {
+            let lease = leases(client).get("berth-scheduler").await?;
+            let holder = lease.spec.and_then(|spec| spec.holder_identity);
+            let holder = holder.unwrap_or_default();
+            let (host, _) = holder.split_once('_').context("reading the holder")?;
+            Ok(host.to_owned())
+        },
+    )
+    .await
+}
+
+fn leases(client: &Client) -> Api<Lease> {
+    Api::namespaced(client.clone(), NAMESPACE)
+}
 
 #[test]
 fn the_other_replica_takes_over_and_until_then_refuses_to_answer() -> Result<()> {
