@@ -105,10 +105,16 @@ pub struct NodeView {
 /// The schedulers' Lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaderView {
-    /// The pair that holds it; absent when it was released.
-    pub holder: Option<usize>,
-    /// Grows by each renewal.
-    pub renewal: usize,
+    /// The pair that holds it, and which of its scheduler's processes; absent when it was released.
+    pub holder: Option<(usize, usize)>,
+    /// Grows with each write.
+    pub version: u64,
+    /// How often the holder changed.
+    pub transitions: i32,
+    /// When the holder took it, by the holder's clock.
+    pub acquired_ms: u64,
+    /// When it was renewed, by the holder's clock.
+    pub renewed_ms: u64,
 }
 
 /// Why a binding was not done.
@@ -283,13 +289,11 @@ impl Api {
     }
 
     /// The schedulers' Lease is renewed, released or taken.
-    pub fn set_leader(&mut self, holder: Option<usize>, now_ms: u64) {
-        let renewal = self.leader.map_or(0, |leader| leader.renewal + 1);
-        let value = LeaderView { holder, renewal };
-        self.leader = Some(value);
+    pub fn set_leader(&mut self, view: LeaderView, now_ms: u64) {
+        self.leader = Some(view);
         self.leader_log.push(Change {
             at_ms: now_ms,
-            value,
+            value: view,
         });
     }
 

@@ -57,6 +57,16 @@ fn promise(world: &World, pod: &PodObject, node: usize) -> Mask {
     }
 }
 
+/// A binding of one replica takes effect: the other must not serve yet.
+pub fn nobody_else_serves(world: &mut World, extender: usize) {
+    let now = instant(world.now_ms);
+    let other = (0..world.extenders.len())
+        .find(|other| *other != extender && world.extenders[*other].serves(now));
+    if let Some(other) = other {
+        world.violate(|| format!("extender {extender} binds while extender {other} serves"));
+    }
+}
+
 /// The extender says that a pod is bound: it is, if it is still there.
 pub fn is_bound(world: &mut World, asked: Asked) {
     let is_wrong = world

@@ -2,8 +2,8 @@
 
 use crate::api::NodeView;
 use crate::check;
-use crate::extender::STREAMS;
-use crate::setting::NODES_MAX;
+use crate::extender::{STREAMS, Stream};
+use crate::setting::Control;
 use crate::world::{Asked, World};
 
 /// One thing that happens, and a few milliseconds that pass.
@@ -28,7 +28,9 @@ pub fn step(world: &mut World) {
         }
         88..90 => break_watch(world),
         90..92 => look(world),
-        92..94 => ask_strangely(world),
+        92..93 => ask_strangely(world),
+        93..95 => end_reads(world),
+        95 => hand_over(world),
         _ => fault(world),
     }
 }
@@ -121,7 +123,13 @@ fn agent(world: &mut World) {
 fn change_pods(world: &mut World) {
     let number = world.rng.below(world.setting.claims.len());
     match world.rng.below(4) {
-        0 => world.delete(number),
+        0 => {
+            world.delete(number);
+            // As the controller of a StatefulSet does.
+            if world.rng.percent(50) {
+                world.create(number);
+            }
+        }
         1 => world.finish(number),
         _ => world.create(number),
     }
@@ -148,6 +156,39 @@ fn look(world: &mut World) {
     world.look(extender, succeeds);
 }
 
+/// A read or a list that is under way ends.
+fn end_reads(world: &mut World) {
+    let extender = extender(world);
+    match world.rng.below(3) {
+        0 => {
+            let is_well = world.rng.percent(90);
+            world.end_list(extender, is_well);
+        }
+        1 => world.end_lease_read(extender),
+        _ => {
+            let position = world.rng.below(world.reads.len());
+            world.end_read(position);
+        }
+    }
+}
+
+/// The scheduler that leads ends in order, and the other one takes over at once.
+fn hand_over(world: &mut World) {
+    if world.setting.control != Control::TwoReplicas || !world.setting.programs_die {
+        return;
+    }
+    let leader = usize::from(!world.schedulers[0].leads());
+    let other = 1 - leader;
+    world.end_scheduler(leader);
+    world.end_lease_read(other);
+    world.begin_lease_read(other);
+    world.stand(other);
+    if world.rng.percent(70) {
+        world.end_lease_read(other);
+        while world.deliver(other, Stream::Leader) {}
+    }
+}
+
 /// A bind that no filter came before, or one more of the same.
 fn ask_strangely(world: &mut World) {
     let number = scheduler(world);
@@ -167,7 +208,11 @@ fn ask_strangely(world: &mut World) {
 
 fn fault(world: &mut World) {
     let setting = world.setting.clone();
-    match world.rng.below(6) {
+    match world.rng.below(7) {
+        6 => {
+            let pair = world.rng.below(2);
+            world.is_cut[pair] = !world.is_cut[pair];
+        }
         0 if setting.time_jumps => jump(world),
         1 if setting.programs_die => die(world),
         2 if setting.agents_fail => fail_agent(world),
@@ -189,12 +234,14 @@ fn jump(world: &mut World) {
 }
 
 fn die(world: &mut World) {
-    if world.rng.percent(50) {
-        let extender = extender(world);
-        world.restart_extender(extender);
-    } else {
-        let scheduler = scheduler(world);
-        world.restart_scheduler(scheduler);
+    let scheduler = scheduler(world);
+    match world.rng.below(4) {
+        0 | 1 => {
+            let extender = extender(world);
+            world.restart_extender(extender);
+        }
+        2 => world.restart_scheduler(scheduler),
+        _ => world.end_scheduler(scheduler),
     }
 }
 
@@ -228,7 +275,6 @@ fn change_node(world: &mut World) {
             pokes: 0,
         }),
     };
-    debug_assert!(node < NODES_MAX);
     world.say(|| format!("n{node} is now {view:?}"));
     world.api.set_node(node, view, world.now_ms);
 }

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use berth_extender_core::bind::{self, Error, Prepared, Request};
 use berth_extender_core::decide::{self, Preference};
+use berth_extender_core::fence::Fence;
 use berth_extender_core::index::{Index, Kind};
-use berth_extender_core::leader::Leader;
+use berth_extender_core::leader::{Leader, POST_MAX, Standing};
 use berth_extender_core::pod::PodRecord;
 use berth_extender_core::waiting::{Poke, Waiting};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -55,6 +56,12 @@ pub struct Extender {
     pub waiting: Waiting,
     /// Who leads, as it sees it.
     pub leader: Leader,
+    /// Whether it has seen what others did.
+    pub fence: Fence,
+    /// A list of pods under way: what it will show.
+    listing: Option<(Vec<PodRecord>, usize)>,
+    /// When it last looked at the schedulers' Lease, and what a read under way will show.
+    read: Option<(Instant, Option<LeaderView>)>,
     /// Processes before this one.
     pub life: usize,
     /// Its leader's view is of this pair.
@@ -74,6 +81,15 @@ pub enum Answer {
     Nowhere,
     /// One of the best.
     On(usize),
+}
+
+/// A binding that is to be sent.
+#[derive(Clone, Debug)]
+pub struct Send {
+    /// The assignment.
+    pub annotation: Option<Arc<str>>,
+    /// How long it may take.
+    pub limit: Duration,
 }
 
 /// What became of a POST, as the client hears it.
@@ -101,6 +117,9 @@ impl Extender {
             index: Stock::get().index.clone(),
             waiting: Waiting::default(),
             leader: Leader::new(is_paired.then(|| host(number))),
+            fence: Fence::default(),
+            listing: None,
+            read: None,
             life: 0,
             number,
             is_paired,
@@ -137,7 +156,66 @@ impl Extender {
     }
 
     fn leads(&self, now: Instant) -> bool {
-        self.sabotage == Sabotage::EverybodyLeads || self.leader.leads(now)
+        match self.sabotage {
+            Sabotage::EverybodyLeads => true,
+            Sabotage::ServesUnfenced => self.leader.leads(now),
+            _ => self.leader.standing(&self.fence, now) == Standing::Serves,
+        }
+    }
+
+    /// How long a binding that is sent now may take; none: it must not be sent.
+    fn may_take(&self, now: Instant) -> Option<Duration> {
+        if self.sabotage == Sabotage::EverybodyLeads {
+            return Some(POST_MAX);
+        }
+        self.leader.bind_within(now)
+    }
+
+    /// A read of the schedulers' Lease begins; it will show what is now.
+    pub fn begin_read(&mut self, api: &Api, now: Instant) {
+        self.read = Some((now, api.leader));
+    }
+
+    /// The read under way ends; `shows` is what is now, where it shows that.
+    pub fn end_read(&mut self, shows: Option<&Api>, now: Instant) {
+        if let Some((began, then)) = self.read.take() {
+            let found = shows.map_or(then, |api| api.leader);
+            let lease = found.map(leader_lease);
+            self.leader.read(lease.as_ref(), began, now);
+        }
+    }
+
+    /// Whether it wants to list its pods again, because others may have bound some.
+    #[must_use]
+    pub fn wants_list(&self, now: Instant) -> bool {
+        self.leader.wants_list(&self.fence, now)
+    }
+
+    /// A list of pods begins; it will show what is now.
+    pub fn begin_list(&mut self, api: &Api, now: Instant) {
+        self.fence.begin(now);
+        self.listing = Some((self.listed(api), api.pod_log.len()));
+    }
+
+    /// The list under way ends, well or not. Whether there was one.
+    pub fn end_list(&mut self, is_well: bool) -> bool {
+        let Some((records, cursor)) = self.listing.take() else {
+            return false;
+        };
+        if is_well {
+            self.index.reset_pods(records);
+            self.fence.end();
+            self.cursors[Stream::Pods as usize] = Some(cursor);
+        } else {
+            self.fence.fail();
+        }
+        true
+    }
+
+    fn listed(&self, api: &Api) -> Vec<PodRecord> {
+        let terminates = self.sabotage == Sabotage::TerminatingIsGone;
+        let kept = api.live().filter(|pod| !(terminates && pod.is_terminating));
+        kept.map(|pod| pod.record.clone()).collect()
     }
 
     /// A watch breaks.
@@ -146,7 +224,11 @@ impl Extender {
         match stream {
             Stream::Nodes => self.index.lost(Kind::Nodes, now),
             Stream::Topologies => self.index.lost(Kind::Topologies, now),
-            Stream::Pods => self.index.lost(Kind::Pods, now),
+            Stream::Pods => {
+                self.fence.fail();
+                self.listing = None;
+                self.index.lost(Kind::Pods, now);
+            }
             Stream::Leases => self.index.lost(Kind::Leases, now),
             Stream::Leader => {}
         }
@@ -173,10 +255,8 @@ impl Extender {
                 );
             }
             Stream::Pods => {
-                let terminates = self.sabotage == Sabotage::TerminatingIsGone;
-                let kept = api.live().filter(|pod| !(terminates && pod.is_terminating));
-                self.index
-                    .reset_pods(kept.map(|pod| pod.record.clone()).collect());
+                self.begin_list(api, now);
+                self.end_list(true);
             }
             Stream::Leases => {
                 let there = (0..NODES_MAX).filter_map(|node| Some((node, api.leases[node]?)));
@@ -185,10 +265,10 @@ impl Extender {
                     .collect();
                 self.index.reset_leases(&leases, now);
             }
-            Stream::Leader => match api.leader {
-                Some(view) => self.leader.apply(&leader_lease(view), now),
-                None => self.leader.delete(),
-            },
+            Stream::Leader => {
+                let lease = api.leader.map(leader_lease);
+                self.leader.read(lease.as_ref(), now, now);
+            }
         }
     }
 
@@ -310,7 +390,7 @@ impl Extender {
         Ok(Answer::On(nodes[position]))
     }
 
-    /// Bind, until there is something to be written. `Ok(None)`: it has come true.
+    /// Bind, until there is something to be written, and for how long. `Ok(None)`: it has come true.
     ///
     /// # Errors
     /// When it is not bound.
@@ -320,7 +400,7 @@ impl Extender {
         key: Key,
         api: &Api,
         now: Instant,
-    ) -> Result<Option<Option<Arc<str>>>, Error> {
+    ) -> Result<Option<Send>, Error> {
         let record = match self.index.pod(&request.uid).cloned() {
             Some(record) => Some(record),
             None if self.index.is_gone(&request.uid) => return Err(Error::Gone),
@@ -334,33 +414,32 @@ impl Extender {
                     let refused = Err(Error::Rejected(String::new()));
                     bind::settle(&mut self.index, &request.uid, &refused, now);
                 }
-                Ok(Some(annotation))
+                let Some(limit) = self.may_take(now) else {
+                    let refused = Err(Error::NotLeading);
+                    bind::settle(&mut self.index, &request.uid, &refused, now);
+                    return Err(Error::NotLeading);
+                };
+                Ok(Some(Send { annotation, limit }))
             }
         }
     }
 
-    /// What a POST's answer means; `reads` says whether the pod can be read after a conflict.
+    /// What a POST's answer means. After a conflict the pod is read; `api` is none where that fails.
     ///
     /// # Errors
     /// When it is not bound, or not known to be.
     pub fn end_bind(
         &mut self,
-        request: &Request,
-        key: Key,
+        (request, key): (&Request, Key),
         heard: Heard,
-        (api, reads): (&Api, bool),
+        api: Option<&Api>,
         now: Instant,
     ) -> Result<(), Error> {
         let outcome = match heard {
             Heard::Created => Ok(()),
             Heard::NotFound => Err(Error::Gone),
             Heard::NoConnection => Err(Error::Rejected(String::new())),
-            Heard::Conflict if !reads => Err(Error::Read(String::new())),
-            Heard::Conflict => match read(api, key) {
-                Ok(record) if record.node.is_some() => bind::already_bound(&record, &request.node),
-                Ok(_) => Err(Error::Rejected(String::new())),
-                Err(error) => Err(error),
-            },
+            Heard::Conflict => after_conflict(request, key, api),
             Heard::Nothing if self.sabotage == Sabotage::LostIsRefused => {
                 Err(Error::Rejected(String::new()))
             }
@@ -408,6 +487,17 @@ fn pick_best<'a>(
         .ok_or_else(|| "prioritize answers nothing".to_owned())
 }
 
+/// A conflict may be our own earlier binding, whose answer was lost.
+fn after_conflict(request: &Request, key: Key, api: Option<&Api>) -> Result<(), Error> {
+    let Some(api) = api else {
+        return Err(Error::Read(String::new()));
+    };
+    match read(api, key)? {
+        record if record.node.is_some() => bind::already_bound(&record, &request.node),
+        _ => Err(Error::Rejected(String::new())),
+    }
+}
+
 /// Reads the pod, as before a bind of one that the index does not know.
 fn read(api: &Api, key: Key) -> Result<PodRecord, Error> {
     let object = api.pods[key.number].as_ref().ok_or(Error::Gone)?;
@@ -434,21 +524,25 @@ fn host(pair: usize) -> String {
 }
 
 fn leader_lease(view: LeaderView) -> Lease {
-    let second = i64::try_from(view.renewal).unwrap_or(i64::MAX);
-    let renew_time = Timestamp::from_second(second).ok().map(MicroTime);
+    let time = |time_ms: u64| {
+        let time_ms = i64::try_from(time_ms).unwrap_or(i64::MAX);
+        Timestamp::from_millisecond(time_ms).ok().map(MicroTime)
+    };
+    let identity = |(pair, life): (usize, usize)| format!("{}_{life}", host(pair));
     let spec = LeaseSpec {
-        holder_identity: Some(
-            view.holder
-                .map_or_else(String::new, |pair| host(pair) + "_x"),
-        ),
-        renew_time,
-        lease_duration_seconds: Some(15),
+        holder_identity: Some(view.holder.map_or_else(String::new, identity)),
+        acquire_time: time(view.acquired_ms),
+        renew_time: time(view.renewed_ms),
+        lease_duration_seconds: Some(if view.holder.is_some() { 15 } else { 1 }),
+        lease_transitions: Some(view.transitions),
         ..LeaseSpec::default()
     };
-    Lease {
+    let mut lease = Lease {
         spec: Some(spec),
         ..Lease::default()
-    }
+    };
+    lease.metadata.resource_version = Some(view.version.to_string());
+    lease
 }
 
 /// The world's time as the decisions take it.

@@ -17,7 +17,9 @@
 //!
 //! * A watch shows the changes of its kind in order; what two watches show is in no order.
 //! * A watch that is not known to be broken lags at most [`world::LAG_MAX_MS`].
-//! * A binding takes effect within [`world::POST_EFFECT_MAX_MS`] of being sent, or never.
+//! * A binding takes effect within the time that its extender gave the API server, and
+//!   [`world::COMMIT_MAX_MS`], or never.
+//! * An extender that starts again does not serve before what its former process had sent is over.
 //! * A pod's object goes after its kubelet has ended it. (Deleting with no grace breaks this.)
 //! * Two schedulers on the same nodes share one extender.
 
@@ -25,6 +27,7 @@
 
 pub mod api;
 pub mod check;
+pub mod election;
 pub mod event;
 pub mod extender;
 pub mod machine;

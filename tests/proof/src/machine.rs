@@ -224,12 +224,7 @@ fn some(mask: Mask, wanted: usize, rng: &mut Rng) -> Mask {
 }
 
 fn promised(pod: &PodObject) -> Vec<Mask> {
-    pod.record
-        .holder
-        .intent
-        .values()
-        .map(|gpus| mask_of(gpus))
-        .collect()
+    pod.record.holder.intent.values().map(mask_of).collect()
 }
 
 fn split(mask: Mask, counts: &[usize]) -> Vec<Mask> {

@@ -12,11 +12,12 @@ use crate::setting::Kubelet;
 use crate::stock::{Key, Stock, node_name};
 use crate::world::World;
 
-/// Seconds that may pass until everything is as it should be: the longest is a binding whose answer
-/// was lost, which is held for 15 s, then kube-scheduler's back-off.
-const SECONDS_MAX: usize = 40;
+/// Seconds that may pass until everything is as it should be. The longest is a binding that was done
+/// while the pod watch was down, of a pod that was neither seen before nor is there any more: held for
+/// 60 s. Then comes kube-scheduler's back-off.
+const SECONDS_MAX: usize = 80;
 /// From then on what kube-scheduler's queue holds back is tried again, as its flush would.
-const FLUSH_SECOND: usize = 30;
+const FLUSH_SECOND: usize = 25;
 
 /// Everything gets well; then checks that nothing was lost.
 pub fn settle(world: &mut World) {
@@ -24,7 +25,7 @@ pub fn settle(world: &mut World) {
     for second in 0..SECONDS_MAX {
         world.pass(1_000);
         round(world);
-        if second == FLUSH_SECOND && world.has_forgotten {
+        if second >= FLUSH_SECOND && second.is_multiple_of(FLUSH_SECOND) && world.has_forgotten {
             world.say(|| "kube-scheduler flushes its queue".to_owned());
             world
                 .schedulers
@@ -52,30 +53,38 @@ fn repair(world: &mut World) {
         machine.failed = None;
         machine.has_agent = true;
         machine.knows_uids = true;
-        let pokes = world.api.nodes[node].map_or(0, |view| view.pokes);
-        world.api.set_node(
-            node,
-            Some(NodeView {
+        // A Node that is well is not written: that alone would have everything tried again.
+        if !world.api.nodes[node].is_some_and(|view| view.is_ready) {
+            let view = NodeView {
                 is_ready: true,
-                pokes,
-            }),
-            world.now_ms,
-        );
+                pokes: 0,
+            };
+            world.api.set_node(node, Some(view), world.now_ms);
+        }
         world.api.renew(node, world.now_ms);
     }
     for extender in 0..world.extenders.len() {
         for stream in world.extenders[extender].streams() {
-            if !world.extenders[extender].is_live(*stream) {
+            while !world.extenders[extender].is_live(*stream) {
                 world.toggle(extender, *stream);
+                world.end_list(extender, true);
             }
         }
     }
+    world.is_cut = [false; 2];
     publish(world);
 }
 
 fn round(world: &mut World) {
     while let Some(asked) = world.asks.pop() {
         world.ask(asked);
+    }
+    while !world.reads.is_empty() {
+        world.end_read(0);
+    }
+    for extender in 0..world.extenders.len() {
+        world.end_list(extender, true);
+        world.end_lease_read(extender);
     }
     while !world.posts.is_empty() {
         let last = world.posts.len() - 1;
@@ -128,6 +137,7 @@ fn is_done(world: &World) -> bool {
     let is_certain = |extender: &Extender| extender.index.sizes().reservations == 0;
     world.asks.is_empty()
         && world.posts.is_empty()
+        && world.reads.is_empty()
         && world.extenders.iter().all(is_certain)
         && world.api.live().all(|pod| !pod.is_terminating)
         && lost(world).is_none()

@@ -25,7 +25,9 @@ pub fn play(seed: u64, sabotage: Sabotage) -> Option<String> {
 }
 
 /// Plays a seed again, with its story, cut to the fewest events that still break a promise.
-#[must_use]
+///
+/// # Errors
+/// The promise that it breaks.
 pub fn replay(seed: u64, sabotage: Sabotage) -> Result<Vec<String>, Failure> {
     let whole = play_prefix(seed, sabotage, usize::MAX, true);
     let event_count = whole.setting.event_count;

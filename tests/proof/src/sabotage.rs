@@ -19,6 +19,8 @@ pub enum Sabotage {
     EverybodyLeads,
     /// An extender that starts does not wait for what the process before it had sent.
     StartsUnfenced,
+    /// A replica whose scheduler leads serves before it has seen what the other did.
+    ServesUnfenced,
     /// Nobody tells kube-scheduler that a refused pod would fit now.
     NobodyPokes,
 }

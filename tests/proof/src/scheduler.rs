@@ -1,6 +1,7 @@
 //! One kube-scheduler: its informers, its queue, and the binds that it has begun.
 
 use crate::api::{Api, PodView};
+use crate::election::Elector;
 use crate::setting::{NODES_MAX, PODS_MAX};
 use crate::stock::Key;
 
@@ -14,6 +15,8 @@ pub struct Scheduler {
     pub extender: usize,
     /// Processes before this one.
     pub life: usize,
+    /// Its part in the election, where there is one.
+    pub elector: Option<Elector>,
     /// Pods that name it: those whose number leaves this remainder; all where there is one name.
     share: Option<usize>,
     pod_cursor: usize,
@@ -51,10 +54,11 @@ pub enum State {
 impl Scheduler {
     /// A process that has seen nothing.
     #[must_use]
-    pub fn new(extender: usize, share: Option<usize>) -> Self {
+    pub fn new(extender: usize, share: Option<usize>, is_elected: bool) -> Self {
         Self {
             extender,
             life: 0,
+            elector: is_elected.then(|| Elector::new(extender, 0)),
             share,
             pod_cursor: 0,
             node_cursor: 0,
@@ -66,16 +70,26 @@ impl Scheduler {
 
     /// It ended, and another process has listed everything.
     pub fn restart(&mut self, api: &Api) {
+        let life = self.life + 1;
         *self = Self {
-            life: self.life + 1,
-            ..Self::new(self.extender, self.share)
+            life,
+            elector: self.elector.map(|_| Elector::new(self.extender, life)),
+            ..Self::new(self.extender, self.share, false)
         };
         self.pod_cursor = api.pod_log.len();
         self.node_cursor = api.node_log.len();
         for object in api.live() {
             self.see(&object.view());
         }
-        self.nodes = api.nodes.map(|node| node.is_some());
+        for node in 0..NODES_MAX {
+            self.nodes[node] = api.nodes[node].is_some();
+        }
+    }
+
+    /// Whether it schedules.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.elector.is_none_or(|elector| elector.leads())
     }
 
     /// Its informers show one change of pods and one of nodes. Whether there was any.

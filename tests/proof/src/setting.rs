@@ -81,7 +81,7 @@ impl Setting {
         };
         let control = match rng.below(5) {
             0 | 1 => Control::Single,
-            2..5 => Control::TwoSchedulers,
+            2 => Control::TwoSchedulers,
             _ => Control::TwoReplicas,
         };
         let gpu_count = |rng: &mut Rng| GPU_COUNTS[[0, 1, 1, 2][rng.below(4)]];

@@ -1,0 +1,109 @@
+//! Programs that die, watches that break, and pokes.
+
+use crate::api::NodeView;
+use crate::extender::{Stream, instant};
+use crate::sabotage::Sabotage;
+use crate::stock::node_name;
+use crate::world::{Asked, World};
+
+impl World {
+    /// An extender is killed and started again; what it had sent may still take effect.
+    pub fn restart_extender(&mut self, number: usize) {
+        self.say(|| format!("extender {number} is killed and starts again"));
+        self.has_forgotten = true;
+        let life = self.extenders[number].life;
+        let waiting: Vec<Asked> = self
+            .posts
+            .iter_mut()
+            .filter(|post| post.extender == number && post.waits == Some(life))
+            .map(|post| {
+                post.waits = None;
+                post.asked
+            })
+            .collect();
+        let (ended, others) = std::mem::take(&mut self.reads)
+            .into_iter()
+            .partition(|(asked, _, _)| self.schedulers[asked.by.number].extender == number);
+        self.reads = others;
+        let ended: Vec<(Asked, usize, u64)> = ended;
+        self.extenders[number].restart();
+        if self.sabotage != Sabotage::StartsUnfenced {
+            self.end_posts_of(number);
+        }
+        let reading = ended.into_iter().map(|(asked, _, _)| asked);
+        for asked in waiting.into_iter().chain(reading) {
+            self.fail(asked);
+        }
+    }
+
+    /// What an extender's former process had sent takes effect now, or never.
+    pub(super) fn end_posts_of(&mut self, number: usize) {
+        for position in 0..self.posts.len() {
+            if self.posts[position].extender == number {
+                if self.rng.percent(50) {
+                    self.land(position);
+                }
+                self.lose_post(position);
+            }
+        }
+        self.drop_ended_posts();
+    }
+
+    /// A scheduler is killed and started again; its extender finishes what it was asked.
+    pub fn restart_scheduler(&mut self, number: usize) {
+        self.say(|| format!("scheduler {number} is killed and starts again"));
+        let caller = self.caller(number);
+        self.asks.retain(|asked| asked.by != caller);
+        self.schedulers[number].restart(&self.api);
+    }
+
+    /// A watch of an extender shows its next change.
+    pub fn deliver(&mut self, extender: usize, stream: Stream) -> bool {
+        self.extenders[extender].deliver(stream, &self.api, instant(self.now_ms))
+    }
+
+    /// A watch breaks, or one that is broken lists again.
+    pub fn toggle(&mut self, extender: usize, stream: Stream) {
+        let now = instant(self.now_ms);
+        let is_live = self.extenders[extender].is_live(stream);
+        self.say(|| {
+            format!(
+                "extender {extender}: {stream:?} {}",
+                if is_live { "breaks" } else { "lists" }
+            )
+        });
+        if is_live {
+            self.extenders[extender].lose(stream, now);
+        } else if stream == Stream::Pods && self.rng.percent(40) {
+            self.extenders[extender].begin_list(&self.api, now);
+        } else {
+            self.extenders[extender].relist(stream, &self.api, now);
+        }
+    }
+
+    /// A list of pods that is under way ends, well or not.
+    pub fn end_list(&mut self, extender: usize, is_well: bool) {
+        if self.extenders[extender].end_list(is_well) {
+            self.say(|| format!("extender {extender} has listed its pods: {is_well}"));
+        }
+    }
+
+    /// An extender looks for somebody to poke; the write may fail.
+    pub fn look(&mut self, extender: usize, succeeds: bool) {
+        let Some(poke) = self.extenders[extender].look(instant(self.now_ms)) else {
+            return;
+        };
+        let node = (0..self.machines.len()).find(|node| *node_name(*node) == *poke.node);
+        let Some(node) = node else { return };
+        let Some(view) = self.api.nodes[node].filter(|_| succeeds) else {
+            return;
+        };
+        self.say(|| format!("extender {extender} pokes n{node} for {}", poke.uid));
+        let view = NodeView {
+            pokes: view.pokes + 1,
+            ..view
+        };
+        self.api.set_node(node, Some(view), self.now_ms);
+        self.extenders[extender].waiting.done(&poke);
+    }
+}
