@@ -177,6 +177,7 @@ impl PodClaim {
                 name: container.name.clone(),
                 phase,
                 gpu_count: container.claim.gpu_count,
+                names_gpus: true,
                 ..ContainerNeeds::default()
             }
         };

@@ -64,8 +64,9 @@ impl<'a> Admission<'a> {
         admission.doubt_pod(claim, containers);
         let is_of_pod = kubelet.scope == Scope::Pod && kubelet.aligns();
         if is_of_pod {
-            let (gpus, cpus) = (claim.gpu_count(), claim.needs.cpu_count());
-            admission.pod_mask = Some(admission.verdict(gpus, cpus)?);
+            let gpus = containers.iter().any(|container| container.names_gpus);
+            let gpus = gpus.then(|| claim.gpu_count());
+            admission.pod_mask = Some(admission.verdict(gpus, claim.needs.cpu_count())?);
         }
         Ok(admission)
     }
@@ -78,7 +79,10 @@ impl<'a> Admission<'a> {
         let count = container.gpu_count;
         let mask = match self.pod_mask {
             Some(mask) => mask,
-            None if self.kubelet.aligns() => self.verdict(count, container.cpu_count)?,
+            None if self.kubelet.aligns() => {
+                let gpus = container.names_gpus.then_some(count);
+                self.verdict(gpus, container.cpu_count)?
+            }
             None => None,
         };
         if self.reusable.len() + self.free.len() < count {
@@ -156,17 +160,19 @@ impl<'a> Admission<'a> {
         self.free.iter().filter(inside).collect()
     }
 
-    /// The topology manager's mask for that many GPUs and CPUs.
-    fn verdict(&mut self, gpus: usize, cpus: usize) -> Result<Option<NumaMask>, Refusal> {
+    /// The topology manager's mask for that many GPUs, if they are named at all, and CPUs.
+    fn verdict(&mut self, gpus: Option<usize>, cpus: usize) -> Result<Option<NumaMask>, Refusal> {
         let mut hints = Vec::with_capacity(2);
-        if gpus > 0 && self.kubelet.aligns_devices() {
+        if let Some(gpus) = gpus.filter(|_| self.kubelet.aligns_devices()) {
             hints.push(self.device_hints(gpus));
         }
-        if let Some(room) = self.cpus.as_ref().filter(|_| cpus > 0) {
-            if !room.is_certain {
+        match self.cpus.as_ref().filter(|_| cpus > 0) {
+            // A guess must not reject a pod.
+            Some(room) if !room.is_certain => {
                 self.doubt.get_or_insert(Inexact::CpusUnknown);
             }
-            hints.push(cpu_hints(&room.nodes, cpus));
+            Some(room) => hints.push(cpu_hints(&room.nodes, cpus)),
+            None => {}
         }
         let kubelet = self.kubelet;
         let verdict = merge(kubelet.policy, kubelet.ties(), kubelet.nodes(), &hints);

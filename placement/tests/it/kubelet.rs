@@ -56,6 +56,7 @@ fn pod(containers: &[&str]) -> PodClaim {
                 _ => Phase::Main,
             },
             gpu_count: gpus.parse().unwrap(),
+            names_gpus: gpus != "0",
             cpu_count: cpus.parse().unwrap(),
             has_other_devices: false,
         };

@@ -35,6 +35,8 @@ pub struct ContainerNeeds {
     pub phase: Phase,
     /// Devices of the resource.
     pub gpu_count: usize,
+    /// Names the resource, be it with 0: the kubelet then wants one NUMA node for nothing.
+    pub names_gpus: bool,
     /// CPUs that a `static` CPU manager gives to it alone: its request where that is whole and the
     /// pod is Guaranteed, else 0.
     pub cpu_count: usize,
@@ -67,6 +69,7 @@ impl PodNeeds {
             name: container.name.clone(),
             phase,
             gpu_count: gpu_count(container, resource),
+            names_gpus: limits(container).is_some_and(|limits| limits.contains_key(resource)),
             cpu_count: if is_guaranteed {
                 whole_cpus(container)
             } else {
