@@ -169,7 +169,7 @@ pub fn judge(snapshot: &Snapshot, ask: &Ask, name: &str) -> Result<Standing, No>
 /// Why it does not fit.
 pub fn choose(snapshot: &Snapshot, claim: &PodClaim, name: &str) -> Result<PodPlacement, Refusal> {
     let (node, topology) = usable_node(snapshot, name)?;
-    let placement = place_pod(&topology.machine, node.room.free, claim)?;
+    let placement = place_pod(&topology.machine, topology.free(&node.room), claim)?;
     check_count(node.room, topology, claim)?;
     Ok(placement)
 }
@@ -197,7 +197,7 @@ fn judge_with(
         .map_err(|error| Refusal::BadClaim(error.clone()))?;
     let (node, topology) = usable_node(snapshot, name)?;
     let room = room(node);
-    let fit = fit_pod(&topology.machine, room.free, claim)?;
+    let fit = fit_pod(&topology.machine, topology.free(&room), claim)?;
     check_count(room, topology, claim)?;
     Ok(Standing::of(fit, room, topology, claim))
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use berth_placement::{GpuSet, Machine, Shapes};
+use berth_placement::{Free, GpuSet, HeldCpus, Inexact, Machine, Shapes};
 use berth_topology::allocation::Allocation;
 use berth_topology::ids::PodUid;
 use berth_topology::node::Status;
@@ -54,6 +54,10 @@ pub struct Topology {
     pub allocations: Vec<Allocation>,
     /// What the agent published of the hardware, for records.
     pub wiring: Wiring,
+    /// CPUs that it gave to containers alone, where they decide which GPUs others get.
+    pub exclusive_cpus: Vec<Allocation>,
+    /// Why our resource's device plugin may give other GPUs than were promised.
+    pub plugin_doubt: Option<Inexact>,
 }
 
 /// What machines of equal hardware share.
@@ -72,6 +76,9 @@ pub struct Room {
     pub free: GpuSet,
     /// So many of them are held after all, nobody knows which.
     pub unknown_count: usize,
+    /// CPUs that containers hold alone.
+    #[serde(default, with = "held", skip_serializing_if = "is_none_held")]
+    pub cpus: HeldCpus,
 }
 
 // === impl NodeState ===
@@ -105,19 +112,20 @@ impl NodeState {
 // === impl Topology ===
 
 impl Topology {
-    /// Reads what an agent published, as far as `resource` is concerned.
+    /// Reads what an agent published as far as `resource` is concerned.
     pub fn read(status: &Status, resource: &str, hardware: &mut Hardware) -> Self {
         let machine = hardware.shapes.machine(status);
-        let ours = status
-            .allocations
-            .iter()
-            .filter(|truth| truth.resource == resource);
+        let ours = |truth: &&Allocation| truth.resource == resource;
+        let has_cpus = |truth: &&Allocation| truth.cpus.is_some() && machine.counts_cpus();
+        let truths = status.allocations.iter();
         Self {
             is_dra_managed: machine.is_dra_managed(resource),
+            plugin_doubt: machine.plugin_doubt(resource),
             clique: Clique::of_node(status),
-            machine,
             hash: status.hash.clone(),
-            allocations: ours.cloned().collect(),
+            allocations: truths.clone().filter(ours).cloned().collect(),
+            exclusive_cpus: truths.filter(has_cpus).cloned().collect(),
+            machine,
             wiring: hardware.wirings.intern(status),
         }
     }
@@ -134,6 +142,16 @@ impl Topology {
         })
     }
 
+    /// What of `room` a pod can be given.
+    pub fn free<'a>(&self, room: &'a Room) -> Free<'a> {
+        let unknown = (room.unknown_count > 0).then_some(Inexact::UnknownHolders);
+        Free {
+            gpus: room.free,
+            cpus: Some(&room.cpus),
+            doubt: self.plugin_doubt.or(unknown),
+        }
+    }
+
     /// What is free when `holders` hold what they do. `counts` tells which allocations are still true.
     pub fn room(&self, holders: &[Arc<Holder>], counts: impl Fn(&Allocation) -> bool) -> Room {
         let truths: Vec<&Allocation> = self
@@ -148,7 +166,28 @@ impl Topology {
         Room {
             free: self.machine.all().difference(self.machine.set_of(&held)),
             unknown_count,
+            cpus: self.held_cpus(holders, counts),
         }
+    }
+
+    /// A pod of which the kubelet has said nothing yet will hold what it asks for.
+    fn held_cpus(&self, holders: &[Arc<Holder>], counts: impl Fn(&Allocation) -> bool) -> HeldCpus {
+        if !self.machine.counts_cpus() {
+            return HeldCpus::default();
+        }
+        let is_told = |holder: &&Arc<Holder>| {
+            let is_its = |truth: &Allocation| occupancy::is_of(truth, holder);
+            self.allocations.iter().any(is_its)
+        };
+        let pending = holders.iter().filter(|holder| !is_told(holder));
+        let truths = self.exclusive_cpus.iter().filter(|truth| counts(truth));
+        self.machine.held_cpus(
+            truths.filter_map(|truth| truth.cpus.as_ref()),
+            pending.map(|holder| {
+                let gpus = self.machine.set_of(holder.intent.values().flatten());
+                (gpus, holder.cpu_count)
+            }),
+        )
     }
 }
 
@@ -164,4 +203,23 @@ mod bits {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<GpuSet, D::Error> {
         u64::deserialize(from).map(GpuSet::from_bits)
     }
+}
+
+/// CPUs by NUMA position, and whether that is all.
+mod held {
+    use berth_placement::HeldCpus;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(held: &HeldCpus, to: S) -> Result<S::Ok, S::Error> {
+        held.parts().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<HeldCpus, D::Error> {
+        let (counts, is_placed) = <(Vec<u16>, bool)>::deserialize(from)?;
+        Ok(HeldCpus::from_parts(&counts, is_placed))
+    }
+}
+
+fn is_none_held(held: &HeldCpus) -> bool {
+    *held == HeldCpus::default()
 }

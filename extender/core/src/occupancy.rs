@@ -186,6 +186,7 @@ mod tests {
             namespace: "ns".to_owned(),
             name: uid.to_owned(),
             gpu_count: count.parse().unwrap(),
+            cpu_count: 0,
             intent: intent.collect(),
             ..Holder::default()
         })

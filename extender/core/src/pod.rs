@@ -46,6 +46,8 @@ pub struct Holder {
     pub name: String,
     /// GPUs that it holds at once, as kube-scheduler counts them.
     pub gpu_count: usize,
+    /// CPUs that a static CPU manager gives to it alone.
+    pub cpu_count: usize,
     /// The pods that it works with.
     #[serde(default, with = "shared::maybe")]
     pub group: Option<Arc<Group>>,
@@ -84,6 +86,7 @@ impl PodRecord {
             namespace: text(&pod.metadata.namespace),
             name: text(&pod.metadata.name),
             gpu_count: counted.gpu_count(),
+            cpu_count: counted.needs.cpu_count(),
             group: Group::of_pod(pod, claim.as_ref().ok()).map(Arc::new),
             intent: intent.unwrap_or_default(),
         };

@@ -23,6 +23,27 @@ pub(crate) struct CpuRoom {
 // === impl HeldCpus ===
 
 impl HeldCpus {
+    /// How many on each NUMA node, by position, and whether that is all: for records.
+    #[must_use]
+    pub fn parts(&self) -> (Vec<u16>, bool) {
+        let used = self.by_node.iter().rposition(|count| *count > 0);
+        let count = used.map_or(0, |last| last + 1);
+        (self.by_node[..count].to_vec(), self.is_placed)
+    }
+
+    /// The same again.
+    #[must_use]
+    pub fn from_parts(counts: &[u16], is_placed: bool) -> Self {
+        let mut held = Self {
+            is_placed,
+            ..Self::default()
+        };
+        for (node, count) in held.by_node.iter_mut().zip(counts) {
+            *node = *count;
+        }
+        held
+    }
+
     /// Holds that many more on a NUMA node, or nobody knows where.
     pub(crate) fn hold(&mut self, node: Option<usize>, count: usize) {
         match node.and_then(|node| self.by_node.get_mut(node)) {
