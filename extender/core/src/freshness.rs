@@ -90,6 +90,16 @@ impl Freshness {
         }
     }
 
+    /// Until when nobody who is not old at `now` becomes so, if nothing else is seen; absent where that
+    /// is for ever.
+    pub(crate) fn unchanged_until(&self, now: Instant) -> Option<Instant> {
+        if let Watch::DownSince(_) = self.watch {
+            return None;
+        }
+        let ends = self.nodes.values().map(|seen| seen.at + self.stale_after);
+        ends.filter(|end| *end >= now).min()
+    }
+
     /// Whether nothing the node's agent says is to be believed any more.
     pub(crate) fn is_stale(&self, node: &str, is_ready: bool, now: Instant) -> bool {
         let Some(seen) = self.nodes.get(node) else {

@@ -22,6 +22,7 @@ use crate::hints::{Hint, Hints};
 use crate::node::{Hardware, NodeState, Room, Topology};
 use crate::pod::{Holder, PodRecord};
 use crate::reservations::{Reservation, Reservations, State};
+use crate::silent::Silent;
 use crate::snapshot::Snapshot;
 
 /// Everything that is known. One lock around it; held for microseconds.
@@ -38,6 +39,7 @@ pub struct Index {
     hints: Hints,
     freshness: Freshness,
     hardware: Hardware,
+    silent: Silent,
     watches: [Watch; 4],
     dirty: BTreeSet<Arc<str>>,
     states: Arc<HashMap<Arc<str>, Arc<NodeState>>>,
@@ -106,6 +108,7 @@ impl Index {
             hints: Hints::default(),
             freshness: Freshness::new(stale_after, now),
             hardware: Hardware::default(),
+            silent: Silent::default(),
             watches: [Watch::default(); 4],
             dirty: BTreeSet::new(),
             states: Arc::default(),
@@ -124,6 +127,7 @@ impl Index {
         if self.entries.get(name.as_str()).is_some_and(is_known) {
             return;
         }
+        self.silent.forget();
         let entry = self.entry(name);
         entry.is_ready = is_ready;
         entry.rack = rack.map(Arc::from);
@@ -131,11 +135,13 @@ impl Index {
 
     /// A Node was deleted. Its pods are still known, should it come back.
     pub fn delete_node(&mut self, name: &str) {
+        self.silent.forget();
         self.change(name, |entry| entry.is_ready = None);
     }
 
     /// All Nodes, after the watch started again; others are gone.
     pub fn reset_nodes(&mut self, nodes: &[Node]) {
+        self.silent.forget();
         self.each(|entry| entry.is_ready = None);
         for node in nodes {
             self.apply_node(node);
@@ -212,6 +218,7 @@ impl Index {
         let was_stale = self.is_stale(node, now);
         self.freshness.seen(node, renewal, now);
         if was_stale {
+            self.silent.forget();
             // Pods that were refused for it may fit again.
             self.change(node, |_| ());
         }
@@ -219,6 +226,7 @@ impl Index {
 
     /// An agent's Lease was deleted.
     pub fn delete_lease(&mut self, name: &str) {
+        self.silent.forget();
         self.freshness.gone(name);
     }
 
@@ -234,6 +242,7 @@ impl Index {
         let renewals: Vec<(String, Renewal)> = renewals
             .map(|(name, renewal)| (name.to_owned(), renewal))
             .collect();
+        self.silent.forget();
         self.freshness.reset(renewals, now);
         self.dirty.extend(stale);
         self.live(Kind::Leases);
@@ -245,6 +254,7 @@ impl Index {
         watch.is_live = false;
         watch.lost_at.get_or_insert(now);
         if kind == Kind::Leases {
+            self.silent.forget();
             self.freshness.lost(now);
         }
     }
@@ -281,21 +291,24 @@ impl Index {
     pub fn snapshot(&mut self, now: Instant) -> Snapshot {
         self.expire(now);
         self.refresh();
-        let stale = self
-            .states
-            .values()
-            .filter(|state| self.freshness.is_stale(&state.name, state.is_ready, now));
+        let stale = self.stale(now);
         let unconfirmed = self
             .reservations
             .iter()
             .map(|one| (one.holder.uid.clone(), one.node.clone()));
         Snapshot {
-            stale: stale.map(|state| state.name.clone()).collect(),
+            stale,
             unconfirmed: unconfirmed.collect(),
             hinted: self.hints.hinted(now),
             nodes: self.states.clone(),
             generation: self.generation,
         }
+    }
+
+    fn stale(&mut self, now: Instant) -> HashSet<Arc<str>> {
+        let nodes = self.states.values();
+        // Mostly empty, and then free to copy.
+        self.silent.now(&self.freshness, nodes, now).clone()
     }
 
     /// The pod of that uid, if it asks for the resource and the watch has shown it.

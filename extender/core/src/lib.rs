@@ -31,6 +31,7 @@ pub mod replay;
 mod reservations;
 pub mod score;
 pub mod script;
+mod silent;
 pub mod simulate;
 pub mod snapshot;
 pub mod waiting;
