@@ -66,16 +66,11 @@ impl Service {
             let inputs = Inputs::of(&snapshot, &ask, &names, self.preference);
             lock(&self.decisions).filtered(&Asked::of(pod), timestamp(), inputs, &verdicts);
         }
-        let feasible: HashSet<&str> = verdicts
-            .feasible
-            .iter()
-            .map(|(name, _)| name.as_str())
-            .collect();
         let (failed, never) = sort_refused(&verdicts);
         FilterResult {
             failed_nodes: failed,
             failed_and_unresolvable_nodes: never,
-            ..FilterResult::in_form_of(args, |name| feasible.contains(name))
+            ..FilterResult::in_form_of(args, is_next(&verdicts))
         }
     }
 
@@ -254,6 +249,12 @@ impl Service {
 /// Now, as records say it.
 fn timestamp() -> String {
     jiff::Timestamp::now().to_string()
+}
+
+/// Whether a node is feasible, asked in the order in which they were judged.
+fn is_next(verdicts: &Verdicts) -> impl FnMut(&str) -> bool {
+    let mut feasible = verdicts.feasible.iter().peekable();
+    move |name| feasible.next_if(|(next, _)| next == name).is_some()
 }
 
 /// Reasons by node: those that pods leaving could resolve, and those that nothing resolves.

@@ -110,9 +110,21 @@ fn routes(config: &mut web::ServiceConfig) {
         .route("/explain/{namespace}/{pod}", web::get().to(about::explain));
 }
 
+/// Whole nodes go back as they came, so the body is needed to the end.
 async fn filter(shared: Data<Shared>, payload: Payload) -> HttpResponse {
-    let answer = |service: &Service, args| service.filter(args);
-    shared.answer("filter", payload, answer).await
+    let started = Instant::now();
+    let (args, body) = match shared.request_and_body("filter", payload).await {
+        Ok(request) => request,
+        Err(refusal) => return refusal,
+    };
+    let response = match shared.service.filter(args).encode(&body.bytes) {
+        Ok(answer) => HttpResponse::Ok()
+            .content_type("application/json")
+            .body(answer),
+        Err(error) => HttpResponse::InternalServerError().body(error.to_string()),
+    };
+    shared.service.metrics.request("filter", started.elapsed());
+    response
 }
 
 async fn prioritize(shared: Data<Shared>, payload: Payload) -> HttpResponse {
@@ -206,25 +218,36 @@ impl Shared {
         verb: &'static str,
         payload: Payload,
     ) -> Result<Q, HttpResponse> {
+        let (request, _) = self.request_and_body(verb, payload).await?;
+        Ok(request)
+    }
+
+    async fn request_and_body<Q: wire::Bounded>(
+        &self,
+        verb: &'static str,
+        payload: Payload,
+    ) -> Result<(Q, body::Body), HttpResponse> {
         if let Some(refusal) = self.unavailable() {
             return Err(refusal);
         }
-        let request = self.body(verb, payload).await?;
-        self.unavailable().map_or(Ok(request), Err)
+        let read = self.body(verb, payload).await?;
+        self.unavailable().map_or(Ok(read), Err)
     }
 
-    /// A body, decoded.
+    /// A body, decoded and as it came.
     async fn body<Q: wire::Bounded>(
         &self,
         verb: &'static str,
         payload: Payload,
-    ) -> Result<Q, HttpResponse> {
+    ) -> Result<(Q, body::Body), HttpResponse> {
         let body = body::read(payload, &self.bodies).await.map_err(|error| {
             self.service.metrics.bad_request(verb);
             tracing::warn!(verb, %error, "a body that is not taken");
             error.answer()
         })?;
-        wire::decode(verb, &body.bytes).map_err(|error| self.bad_request(verb, &error.to_string()))
+        let request = wire::decode(verb, &body.bytes);
+        let request = request.map_err(|error| self.bad_request(verb, &error.to_string()))?;
+        Ok((request, body))
     }
 
     fn bad_request(&self, verb: &'static str, error: &str) -> HttpResponse {

@@ -14,7 +14,8 @@ use berth_topology::ids::PodUid;
 use k8s_openapi::api::core::v1::Pod;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+
+mod whole;
 
 mod bounds;
 
@@ -38,20 +39,33 @@ pub struct ExtenderArgs {
     pub node_names: Option<Vec<String>>,
 }
 
-/// A `v1.NodeList` whose items are not interpreted.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// A `v1.NodeList`, of which only the names are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct NodeList {
     /// The nodes.
     #[serde(default, deserialize_with = "null_as_default")]
-    pub items: Vec<Value>,
+    pub items: Vec<Option<NodeItem>>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct NodeItem {
+    #[serde(default, deserialize_with = "null_as_default")]
+    metadata: ItemMetadata,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+struct ItemMetadata {
+    name: Option<String>,
 }
 
 /// The answer of filter (`ExtenderFilterResult`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct FilterResult {
-    /// Feasible nodes, whole, where nodes came whole.
-    pub nodes: Option<NodeList>,
+    /// Feasible nodes by their place in the request, where nodes came whole: they go back as they came.
+    #[serde(skip)]
+    pub nodes: Option<Vec<usize>>,
     /// Feasible nodes by name, where names came.
     pub node_names: Option<Vec<String>>,
     /// Refused, but pods that leave could help: preemption looks here only.
@@ -265,9 +279,22 @@ impl ExtenderArgs {
     pub fn names(&self) -> Vec<&str> {
         match (&self.node_names, &self.nodes) {
             (Some(names), _) => names.iter().map(String::as_str).collect(),
-            (None, Some(nodes)) => nodes.items.iter().filter_map(node_name).collect(),
+            (None, Some(nodes)) => nodes.names().map(|(_, name)| name).collect(),
             (None, None) => Vec::new(),
         }
+    }
+}
+
+// === impl NodeList ===
+
+impl NodeList {
+    /// Places and names; a node without one is no node.
+    fn names(&self) -> impl Iterator<Item = (usize, &str)> {
+        let items = self.items.iter().enumerate();
+        items.filter_map(|(place, item)| {
+            let name = item.as_ref()?.metadata.name.as_deref()?;
+            Some((place, name))
+        })
     }
 }
 
@@ -290,8 +317,9 @@ impl BindingArgs {
 
 impl FilterResult {
     /// An answer in the form that was asked: names for names, whole nodes for whole nodes.
+    /// `is_feasible` is asked of each name in the order sent.
     #[must_use]
-    pub fn in_form_of(args: ExtenderArgs, is_feasible: impl Fn(&str) -> bool) -> Self {
+    pub fn in_form_of(args: ExtenderArgs, mut is_feasible: impl FnMut(&str) -> bool) -> Self {
         let names = match (args.node_names, &args.nodes) {
             (None, Some(_)) => None,
             (names, _) => Some(
@@ -302,18 +330,47 @@ impl FilterResult {
                     .collect(),
             ),
         };
-        let keep = |node: &Value| node_name(node).is_some_and(&is_feasible);
-        let nodes = match names {
-            Some(_) => None,
-            None => args.nodes.map(|list| NodeList {
-                items: list.items.into_iter().filter(keep).collect(),
-            }),
+        let nodes = match (&names, &args.nodes) {
+            (None, Some(list)) => {
+                let feasible = list.names().filter(|(_, name)| is_feasible(name));
+                Some(feasible.map(|(place, _)| place).collect())
+            }
+            _ => None,
         };
         Self {
             nodes,
             node_names: names,
             ..Self::default()
         }
+    }
+
+    /// The answer to `body`, whose nodes it names by their place.
+    ///
+    /// # Errors
+    /// When a name cannot be written, which no name that was read can cause.
+    pub fn encode(&self, body: &[u8]) -> serde_json::Result<Vec<u8>> {
+        let rest = serde_json::to_vec(self)?;
+        let mut answer = Vec::with_capacity(rest.len() + 32);
+        answer.extend_from_slice(b"{\"Nodes\":");
+        match &self.nodes {
+            None => answer.extend_from_slice(b"null"),
+            Some(places) => {
+                let sent = whole::items(body);
+                let kept: Vec<&[u8]> = places
+                    .iter()
+                    .filter_map(|place| sent.get(*place))
+                    .copied()
+                    .collect();
+                answer.reserve(kept.iter().map(|item| item.len() + 1).sum());
+                answer.extend_from_slice(b"{\"items\":[");
+                answer.extend_from_slice(&kept.join(&b','));
+                answer.extend_from_slice(b"]}");
+            }
+        }
+        answer.push(b',');
+        // The other fields, without their opening brace.
+        answer.extend_from_slice(&rest[1..]);
+        Ok(answer)
     }
 
     /// An answer that is none.
@@ -362,10 +419,6 @@ impl Victims {
             pdb_violation_count: self.pdb_violation_count,
         }
     }
-}
-
-fn node_name(node: &Value) -> Option<&str> {
-    node.get("metadata")?.get("name")?.as_str()
 }
 
 /// Go writes an empty slice as `null`.

@@ -26,7 +26,7 @@ pub(super) struct ExplainQuery {
 /// Pods against machines that are given with the request. Changes nothing.
 pub(super) async fn simulate(shared: Data<Shared>, payload: Payload) -> HttpResponse {
     let request: core::Request = match shared.body("simulate", payload).await {
-        Ok(request) => request,
+        Ok((request, _)) => request,
         Err(refusal) => return refusal,
     };
     let resource = shared.service.resource.clone();

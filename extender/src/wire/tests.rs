@@ -1,5 +1,7 @@
 //! Bodies that a real kube-scheduler sent, and the shapes around them.
 
+use serde_json::Value;
+
 use super::*;
 
 /// The request of a capture in `tests/wire/`.
@@ -85,7 +87,7 @@ fn both_nulls_offer_no_node_and_are_answered_with_an_empty_list() {
 fn answers_are_written_with_the_keys_of_go() {
     let answer = FilterResult::failure("why".to_owned());
     expect_test::expect![[r#"{"Nodes":null,"NodeNames":null,"FailedNodes":{},"FailedAndUnresolvableNodes":{},"Error":"why"}"#]]
-        .assert_eq(&serde_json::to_string(&answer).unwrap());
+        .assert_eq(&String::from_utf8(answer.encode(b"").unwrap()).unwrap());
     let victims = MetaVictims {
         pods: vec![MetaPod {
             uid: "u".to_owned(),
@@ -111,12 +113,29 @@ fn answers_are_written_with_the_keys_of_go() {
 
 #[test]
 fn whole_nodes_come_back_whole() {
-    let args: ExtenderArgs = decode("filter", &request("filter-cacheFalse")).unwrap();
-    let sent = args.nodes.clone().unwrap();
-    let first = args.names()[0].to_owned();
-    let answer = FilterResult::in_form_of(args, |name| name == first);
-    assert_eq!(answer.node_names, None);
-    assert_eq!(answer.nodes.unwrap().items, [sent.items[0].clone()]);
+    let body = request("filter-cacheFalse");
+    let args: ExtenderArgs = decode("filter", &body).unwrap();
+    let second = args.names()[1].to_owned();
+    let answer = FilterResult::in_form_of(args, |name| name == second);
+    let answer: Value = serde_json::from_slice(&answer.encode(&body).unwrap()).unwrap();
+    assert_eq!(answer["NodeNames"], Value::Null);
+    let sent: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(
+        answer["Nodes"]["items"],
+        serde_json::json!([sent["Nodes"]["items"][1]])
+    );
+}
+
+#[test]
+fn a_node_without_a_name_is_no_node() {
+    let body = br#"{"Pod":{},"Nodes":{"items":[null,{},{"metadata":{"name":"n","labels":{}}}]}}"#;
+    let args: ExtenderArgs = decode("filter", body).unwrap();
+    assert_eq!(args.names(), ["n"]);
+    let answer = FilterResult::in_form_of(args, |_| true)
+        .encode(body)
+        .unwrap();
+    let answer: Value = serde_json::from_slice(&answer).unwrap();
+    assert_eq!(answer["Nodes"]["items"][0]["metadata"]["name"], "n");
 }
 
 #[test]
