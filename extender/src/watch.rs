@@ -20,12 +20,16 @@ use crate::leadership::Leadership;
 use crate::lock;
 use crate::metrics::Metrics;
 use berth_extender_core::index::{Index, Kind};
+use berth_extender_core::node::Topology;
 use berth_extender_core::pod::PodRecord;
 
 /// First pause after a broken watch.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Longest pause: an API server that comes back is found within it.
 const PAUSE_MAX: Duration = Duration::from_secs(3);
+/// Objects of one page of a list. Each page is in memory several times over before its first object is
+/// kept, and four kinds are listed at once.
+const PAGE_OBJECTS: u32 = 250;
 
 /// Who listens to one kind of object.
 pub(crate) trait Listener {
@@ -61,7 +65,7 @@ pub fn spawn(
     leadership: &Arc<Leadership>,
     metrics: &Arc<Metrics>,
 ) -> JoinSet<()> {
-    let config = || watcher::Config::default().page_size(500);
+    let config = || watcher::Config::default().page_size(PAGE_OBJECTS);
     let mut tasks = JoinSet::new();
     let nodes: Api<Node> = Api::all(client.clone());
     tasks.spawn(follow(
@@ -163,7 +167,13 @@ impl Listener for Nodes {
     fn name(&self) -> &'static str {
         "nodes"
     }
-    fn keep(&self, node: Node) -> Option<Node> {
+    /// Most of a Node is images that were pulled and who wrote which field.
+    fn keep(&self, mut node: Node) -> Option<Node> {
+        node.metadata.managed_fields = None;
+        node.metadata.annotations = None;
+        if let Some(status) = &mut node.status {
+            status.images = None;
+        }
         Some(node)
     }
     fn reset(&self, nodes: Vec<Node>) {
@@ -182,16 +192,18 @@ impl Listener for Nodes {
 
 impl Listener for Topologies {
     type Object = NodeTopology;
-    type Kept = NodeTopology;
+    type Kept = (String, Option<Arc<Topology>>);
 
     fn name(&self) -> &'static str {
         "topologies"
     }
-    fn keep(&self, object: NodeTopology) -> Option<NodeTopology> {
-        Some(object)
+    /// Equal machines share what is read of them, so all that waits for the list's end is small.
+    fn keep(&self, object: NodeTopology) -> Option<Self::Kept> {
+        let topology = lock(&self.0).read_topology(&object);
+        Some((object.name().to_owned(), topology))
     }
-    fn reset(&self, objects: Vec<NodeTopology>) {
-        lock(&self.0).reset_topologies(&objects);
+    fn reset(&self, read: Vec<Self::Kept>) {
+        lock(&self.0).reset_read_topologies(read);
     }
     fn apply(&self, object: &NodeTopology) {
         lock(&self.0).apply_topology(object);

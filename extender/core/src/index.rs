@@ -151,9 +151,15 @@ impl Index {
 
     /// A NodeTopology was added or changed.
     pub fn apply_topology(&mut self, object: &NodeTopology) {
+        let topology = self.read_topology(object);
+        self.entry(object.name()).topology = topology;
+    }
+
+    /// What is kept of a NodeTopology: a tenth of it. `None` before its first status.
+    pub fn read_topology(&mut self, object: &NodeTopology) -> Option<Arc<Topology>> {
         let (resource, hardware) = (&self.resource, &mut self.hardware);
         let read = |status| Arc::new(Topology::read(status, resource, hardware));
-        self.entry(object.name()).topology = object.status.as_ref().map(read);
+        object.status.as_ref().map(read)
     }
 
     /// A NodeTopology was deleted.
@@ -163,9 +169,16 @@ impl Index {
 
     /// All NodeTopologies, after the watch started again; others are gone.
     pub fn reset_topologies(&mut self, objects: &[NodeTopology]) {
+        let read = |object: &NodeTopology| (object.name().to_owned(), self.read_topology(object));
+        let read = objects.iter().map(read).collect();
+        self.reset_read_topologies(read);
+    }
+
+    /// The same, with what was read of each, by name.
+    pub fn reset_read_topologies(&mut self, read: Vec<(String, Option<Arc<Topology>>)>) {
         self.each(|entry| entry.topology = None);
-        for object in objects {
-            self.apply_topology(object);
+        for (name, topology) in read {
+            self.entry(&name).topology = topology;
         }
         self.live(Kind::Topologies);
     }
