@@ -7,4 +7,5 @@ mod failover;
 mod policies;
 mod preemption;
 mod quads;
+mod rbac;
 mod silence;
