@@ -1,11 +1,10 @@
 //! What each verb answers: from kube-scheduler's request to its answer, through one snapshot.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use berth_extender_core::bind;
-use berth_topology::ids::PodUid;
 
 use crate::bind::{Binder, Chosen};
 use crate::lock;
@@ -15,6 +14,8 @@ use berth_extender_core::decide::{self, Ask, Preference, Verdicts};
 use berth_extender_core::explain::{self, Explanation};
 use berth_extender_core::gauges::Gauges;
 use berth_extender_core::index::Index;
+use berth_extender_core::preempt::stranded::Stranded;
+use berth_extender_core::preempt::{self, Offer};
 use berth_extender_core::record::archive::{self, Archive, Now, Replica};
 use berth_extender_core::record::{Asked, Bound, Inputs, Records};
 use berth_extender_core::snapshot::Snapshot;
@@ -34,6 +35,8 @@ pub struct Service {
     pub binder: Binder,
     /// Pods that fitted nowhere.
     pub waiting: Arc<Mutex<Waiting>>,
+    /// Pods that only the wiring keeps out; absent unless we may evict for them.
+    pub stranded: Option<Arc<Mutex<Stranded>>>,
     /// The last decisions.
     pub decisions: Mutex<Records>,
     /// Counters and times.
@@ -98,7 +101,7 @@ impl Service {
         scores.into_iter().map(priority).collect()
     }
 
-    /// The nodes offered that fit once their victims are gone, each with the victims that were sent.
+    /// The nodes offered that fit once their victims are gone, each with its best victims.
     #[must_use]
     pub fn preempt(&self, args: &PreemptionArgs) -> wire::PreemptionResult {
         let Some(pod) = &args.pod else {
@@ -107,19 +110,13 @@ impl Service {
         };
         let ask = Ask::of_pod(pod, &self.resource);
         let snapshot = self.snapshot(Instant::now());
-        let offered = args.victims();
-        let victims = offered.iter().map(|(node, victims)| {
-            let uids = victims
-                .pods
-                .iter()
-                .map(|pod| PodUid::from(pod.uid.as_str()));
-            (node.as_str(), uids.collect())
-        });
-        let kept = decide::preempt(&snapshot, &ask, victims);
-        let kept: HashSet<String> = kept.into_iter().map(str::to_owned).collect();
-        let remaining = offered.into_iter().filter(|(node, _)| kept.contains(node));
+        let offers = args.victims().into_iter();
+        let offers: BTreeMap<String, Offer> = offers
+            .map(|(node, victims)| (node, victims.offer()))
+            .collect();
+        let kept = preempt::preempt(&snapshot, &ask, &offers).into_iter();
         wire::PreemptionResult {
-            node_name_to_meta_victims: remaining.collect(),
+            node_name_to_meta_victims: kept.map(|(node, one)| (node, one.into())).collect(),
         }
     }
 
@@ -235,6 +232,9 @@ impl Service {
         }
         for (kind, count) in by_kind {
             self.metrics.refused(kind, count);
+        }
+        if let Some(stranded) = &self.stranded {
+            lock(stranded).filtered(ask, verdicts, snapshot, Instant::now());
         }
         if !verdicts.is_complete() && verdicts.feasible.is_empty() {
             lock(&self.waiting).refused_early(ask, Instant::now());

@@ -42,6 +42,10 @@ pub struct Args {
     /// be drawn to one NVLink fabric.
     #[arg(long, env = "BERTH_RACK_LABEL", default_value = DEFAULT_RACK_LABEL)]
     pub rack_label: String,
+    /// Evict pods of lower priority for a pod that fits by count but not by wiring, which
+    /// kube-scheduler does not do. Wants the rights of scheduler-config/optional/preempt-for-topology.yaml.
+    #[arg(long, env = "BERTH_PREEMPT_FOR_TOPOLOGY")]
+    pub preempt_for_topology: bool,
     /// Certificate chain to serve with, PEM.
     #[arg(long, env = "BERTH_TLS_CERT", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,

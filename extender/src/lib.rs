@@ -6,7 +6,7 @@
 //!      └──── bind ◄─────┴─── reserve ◄───────────────┘
 //! ```
 //!
-//! `wire` alone knows kube-scheduler's JSON; `watch`, `leadership`, `bind` and `poke` alone know the client. What is
+//! `wire` alone knows kube-scheduler's JSON; `watch`, `leadership`, `bind`, `evict` and `poke` alone know the client. What is
 //! decided, and from what, lies in `berth_extender_core`, which knows neither, nor any clock.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +25,7 @@ use crate::leadership::Leadership;
 pub mod answer;
 pub mod args;
 pub mod bind;
+pub mod evict;
 pub mod http;
 pub mod leadership;
 pub mod metrics;
@@ -54,9 +55,10 @@ pub async fn run(args: &args::Args) -> anyhow::Result<()> {
         address: args.listen.clone(),
         tls: identity.as_ref().map(tls::Identity::server_config),
     };
-    let client = client(args)
+    let config = cluster_config(args)
         .await
         .context("finding out how to reach the cluster")?;
+    let client = kube::Client::try_from(config.clone())?;
     let mut index = Index::new(&args.resource, args.stale_after.0, Instant::now());
     index.rack_label.clone_from(&args.rack_label);
     let index = Arc::new(Mutex::new(index));
@@ -67,6 +69,7 @@ pub async fn run(args: &args::Args) -> anyhow::Result<()> {
         index: index.clone(),
         binder: binder.while_leading(leadership.clone()),
         waiting: Arc::default(),
+        stranded: args.preempt_for_topology.then(Arc::default),
         decisions: Mutex::default(),
         metrics,
         resource: args.resource.clone(),
@@ -75,6 +78,9 @@ pub async fn run(args: &args::Args) -> anyhow::Result<()> {
     let mut tasks = watch::spawn(&client, &index, &leadership, &service.metrics);
     if let Some(lease) = args.leader_lease() {
         leadership::spawn(&mut tasks, &client, lease, &leadership, &service.metrics);
+    }
+    if let Some(evictor) = evict::Evictor::new(config, &service, &leadership)? {
+        tasks.spawn(evictor.run());
     }
     spawn_poke(&mut tasks, client, service.clone(), leadership.clone());
     let shared = http::Shared {
@@ -115,15 +121,14 @@ async fn told_to_end() -> std::io::Result<()> {
     Ok(())
 }
 
-async fn client(args: &args::Args) -> anyhow::Result<kube::Client> {
-    let config = match &args.kubeconfig {
+async fn cluster_config(args: &args::Args) -> anyhow::Result<kube::Config> {
+    Ok(match &args.kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path)?;
             kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
         }
         None => kube::Config::infer().await?,
-    };
-    Ok(kube::Client::try_from(config)?)
+    })
 }
 
 fn spawn_poke(

@@ -44,6 +44,7 @@ pub struct Metrics {
     set_quality: Histogram,
     index_wait_seconds: Histogram,
     pokes: Family<Outcome, Count>,
+    evictions: Family<Outcome, Count>,
     watch_failures: Family<Object, Count>,
     objects: Family<Object, Level>,
     snapshot_age_seconds: Family<Object, Gauge<f64, AtomicU64>>,
@@ -99,6 +100,7 @@ impl Default for Metrics {
             set_quality: Histogram::new(QUALITY),
             index_wait_seconds: Histogram::new(LOCK_SECONDS),
             pokes: Family::default(),
+            evictions: Family::default(),
             watch_failures: Family::default(),
             objects: Family::default(),
             snapshot_age_seconds: Family::default(),
@@ -154,6 +156,8 @@ impl Metrics {
         let all = &mut self.registry;
         let help = "Annotations that make kube-scheduler try again";
         all.register("pokes", help, self.pokes.clone());
+        let help = "Evictions for pods that only the wiring kept out, by outcome";
+        all.register("topology_evictions", help, self.evictions.clone());
         all.register(
             "watch_failures",
             "Watches that broke",
@@ -217,6 +221,10 @@ impl Metrics {
 
     pub(crate) fn poked(&self, outcome: &'static str) {
         self.pokes.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    pub(crate) fn evicted(&self, outcome: &'static str) {
+        self.evictions.get_or_create(&Outcome { outcome }).inc();
     }
 
     pub(crate) fn watch_failed(&self, kind: &'static str) {

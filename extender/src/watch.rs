@@ -12,6 +12,7 @@ use berth_topology::node::NodeTopology;
 use futures::{Stream, TryStreamExt, pin_mut};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::Api;
 use kube::runtime::watcher::{self, Event};
 use tokio::task::JoinSet;
@@ -57,6 +58,7 @@ struct Nodes(Arc<Mutex<Index>>);
 struct Topologies(Arc<Mutex<Index>>);
 struct Pods(Arc<Mutex<Index>>, String, Arc<Leadership>);
 struct Leases(Arc<Mutex<Index>>);
+struct Budgets(Arc<Mutex<Index>>);
 
 /// Starts every watch. They end when the set is dropped.
 pub fn spawn(
@@ -92,6 +94,13 @@ pub fn spawn(
     let listener = Leases(index.clone());
     tasks.spawn(follow(
         move || watcher::watcher(leases.clone(), config()),
+        listener,
+        metrics.clone(),
+    ));
+    let budgets: Api<PodDisruptionBudget> = Api::all(client.clone());
+    let listener = Budgets(index.clone());
+    tasks.spawn(follow(
+        move || watcher::watcher(budgets.clone(), config()),
         listener,
         metrics.clone(),
     ));
@@ -271,4 +280,27 @@ impl Listener for Leases {
     fn lost(&self) {
         lock(&self.0).lost(Kind::Leases, Instant::now());
     }
+}
+
+impl Listener for Budgets {
+    type Object = PodDisruptionBudget;
+    type Kept = PodDisruptionBudget;
+
+    fn name(&self) -> &'static str {
+        "budgets"
+    }
+    fn keep(&self, budget: PodDisruptionBudget) -> Option<PodDisruptionBudget> {
+        Some(budget)
+    }
+    fn reset(&self, budgets: Vec<PodDisruptionBudget>) {
+        lock(&self.0).reset_budgets(&budgets);
+    }
+    fn apply(&self, budget: &PodDisruptionBudget) {
+        lock(&self.0).apply_budget(budget);
+    }
+    fn delete(&self, budget: &PodDisruptionBudget) {
+        lock(&self.0).delete_budget(budget);
+    }
+    /// What was allowed when it was last seen is the best guess.
+    fn lost(&self) {}
 }

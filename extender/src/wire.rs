@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use berth_extender_core::bind;
+use berth_extender_core::preempt::{Eviction, Offer};
 use berth_extender_core::simulate;
 use berth_topology::ids::PodUid;
 use k8s_openapi::api::core::v1::Pod;
@@ -417,6 +418,33 @@ impl Victims {
         MetaVictims {
             pods: pods.collect(),
             pdb_violation_count: self.pdb_violation_count,
+        }
+    }
+}
+
+// === impl MetaVictims ===
+
+impl MetaVictims {
+    /// What is offered.
+    #[must_use]
+    pub fn offer(&self) -> Offer {
+        let uids = self.pods.iter().map(|pod| PodUid::from(pod.uid.as_str()));
+        Offer {
+            victims: uids.collect(),
+            violation_count: usize::try_from(self.pdb_violation_count).unwrap_or(0),
+        }
+    }
+}
+
+impl From<Eviction> for MetaVictims {
+    fn from(eviction: Eviction) -> Self {
+        let pods = eviction
+            .victims
+            .into_iter()
+            .map(|uid| MetaPod { uid: uid.0 });
+        Self {
+            pods: pods.collect(),
+            pdb_violation_count: i64::try_from(eviction.violation_count).unwrap_or(i64::MAX),
         }
     }
 }

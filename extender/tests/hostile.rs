@@ -117,6 +117,7 @@ fn service() -> Service {
         binder: Binder::new(index.clone(), client, Arc::clone(&metrics)),
         index,
         waiting: Arc::default(),
+        stranded: None,
         decisions: Mutex::default(),
         metrics,
         resource: RESOURCE.to_owned(),

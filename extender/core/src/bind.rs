@@ -10,13 +10,12 @@ use std::time::Instant;
 
 use berth_placement::Refusal;
 use berth_topology::assignment::{Assignment, TEXT_BYTES_MAX};
-use berth_topology::claim::{self, PodClaim};
 use berth_topology::ids::{NodeName, PodUid};
 use berth_topology::names;
 use k8s_openapi::api::core::v1::{Binding, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::decide;
+use crate::decide::{self, Ask};
 use crate::index::Index;
 use crate::pod::{Holder, Intent, PodRecord, intent_of};
 pub use crate::reservations::Placed;
@@ -164,8 +163,7 @@ fn repeat(index: &mut Index, uid: &PodUid, node: &str) -> Result<Option<Prepared
 }
 
 fn decide(snapshot: &Snapshot, record: &PodRecord, node: &str) -> Result<Reservation, Error> {
-    let (uid, claim) = (&record.holder.uid, record.claim.as_ref().as_ref());
-    let (text, intent, placed) = choose(snapshot, uid, claim, node)?;
+    let (text, intent, placed) = choose(snapshot, &Ask::of_record(record), node)?;
     let holder = Holder {
         intent,
         ..record.holder.as_ref().clone()
@@ -185,15 +183,13 @@ fn decide(snapshot: &Snapshot, record: &PodRecord, node: &str) -> Result<Reserva
 /// When the pod does not fit that node, or there is none.
 pub fn choose(
     snapshot: &Snapshot,
-    uid: &PodUid,
-    claim: Result<&PodClaim, &claim::Error>,
+    ask: &Ask,
     node: &str,
 ) -> Result<(String, Intent, Placed), Error> {
     let state = snapshot
         .node(node)
         .ok_or_else(|| Error::NoNode(node.to_owned()))?;
-    let claim = claim.map_err(|error| Error::Refused(Refusal::BadClaim(error.clone())))?;
-    let placement = decide::choose(snapshot, claim, node).map_err(Error::Refused)?;
+    let placement = decide::choose(snapshot, ask, node).map_err(Error::Refused)?;
     let hash = state
         .topology
         .as_ref()
@@ -201,7 +197,7 @@ pub fn choose(
     let is_exact = placement.is_exact();
     let assignment = Assignment {
         schema: names::SCHEMA.to_owned(),
-        pod_uid: Some(uid.clone()),
+        pod_uid: Some(ask.uid.clone()),
         node: Some(NodeName::from(node)),
         topology_hash: hash.filter(|hash| !hash.is_empty()),
         containers: placement.containers,

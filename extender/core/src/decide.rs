@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::group::{Group, Pull};
 use crate::hints::Hint;
 use crate::node::{NodeState, Room, Topology};
+use crate::pod::{PodRecord, Terms};
 use crate::score::{self, Merit};
 use crate::snapshot::Snapshot;
 
@@ -28,6 +29,8 @@ pub struct Ask {
     pub claim: Arc<Result<PodClaim, claim::Error>>,
     /// The pods that it works with.
     pub group: Option<Arc<Group>>,
+    /// Its priority, and what else preemption asks of it.
+    pub terms: Arc<Terms>,
 }
 
 /// Why a node is not for this pod now.
@@ -39,6 +42,8 @@ pub enum No {
     Unconfirmed,
     /// The answer was due before the node's turn came.
     OutOfTime,
+    /// It would fit, but what it would take was freed for a pod of its priority or above.
+    Promised,
 }
 
 /// What filter found, node by node.
@@ -114,7 +119,9 @@ pub fn merits(
         if !promised.meets(snapshot.node(name)?.room.free) {
             return Some(now);
         }
-        let later = judge_with(snapshot, ask, name, |node| node.room_less(promised));
+        let later = judge_with(snapshot, ask, name, |node, ask| {
+            node.room_for(&ask.uid, ask.terms.priority).less(promised)
+        });
         let later = later.map(|standing| standing.merit(pull, preference));
         Some(now.min(later.unwrap_or_default()))
     };
@@ -131,8 +138,9 @@ pub fn hint(snapshot: &Snapshot, ask: &Ask, scores: &[(String, u32)]) -> Option<
         return None;
     }
     let node = snapshot.node(name)?;
-    let room = node.room_less(snapshot.promised_to_others(name, &ask.uid));
-    let standing = judge_with(snapshot, ask, name, |_| room)
+    let room = node.room_for(&ask.uid, ask.terms.priority);
+    let room = room.less(snapshot.promised_to_others(name, &ask.uid));
+    let standing = judge_with(snapshot, ask, name, |_, _| room)
         .or_else(|_| judge(snapshot, ask, name))
         .ok()?;
     Some(Hint {
@@ -141,36 +149,48 @@ pub fn hint(snapshot: &Snapshot, ask: &Ask, scores: &[(String, u32)]) -> Option<
     })
 }
 
-/// Of the nodes offered for preemption, those that fit once their victims are gone. None is added:
-/// kube-scheduler would obey, whoever the victims are.
-pub fn preempt<'a>(
-    snapshot: &Snapshot,
-    ask: &Ask,
-    victims: impl Iterator<Item = (&'a str, HashSet<PodUid>)>,
-) -> HashSet<&'a str> {
-    let accepts = |(name, leaving): &(&str, HashSet<PodUid>)| {
-        let room = |node: &NodeState| node.room_without(leaving);
-        judge_with(snapshot, ask, name, room).is_ok()
-    };
-    victims.filter(accepts).map(|(name, _)| name).collect()
-}
-
 /// How well the pod fits that node now.
 ///
 /// # Errors
 /// Why it does not.
 pub fn judge(snapshot: &Snapshot, ask: &Ask, name: &str) -> Result<Standing, No> {
-    judge_with(snapshot, ask, name, |node| node.room)
+    let judged = |room: fn(&NodeState, &Ask) -> Room| judge_with(snapshot, ask, name, room);
+    let no = match judged(|node, ask| node.room_for(&ask.uid, ask.terms.priority)) {
+        Err(no) if no.is_resolvable() => no,
+        settled => return settled,
+    };
+    let promises = |node: &Arc<NodeState>| !node.promises.is_empty();
+    if snapshot.node(name).is_some_and(promises) && judged(|node, _| node.room).is_ok() {
+        return Err(No::Promised);
+    }
+    Err(no)
+}
+
+/// How well the pod would fit that node if the pods `leaving` were gone.
+///
+/// # Errors
+/// Why it would not.
+pub fn judge_without(
+    snapshot: &Snapshot,
+    ask: &Ask,
+    name: &str,
+    leaving: &HashSet<PodUid>,
+) -> Result<Standing, No> {
+    let room =
+        |node: &NodeState, ask: &Ask| node.room_for_without(&ask.uid, ask.terms.priority, leaving);
+    judge_with(snapshot, ask, name, room)
 }
 
 /// The GPUs for the pod on that node.
 ///
 /// # Errors
 /// Why it does not fit.
-pub fn choose(snapshot: &Snapshot, claim: &PodClaim, name: &str) -> Result<PodPlacement, Refusal> {
+pub fn choose(snapshot: &Snapshot, ask: &Ask, name: &str) -> Result<PodPlacement, Refusal> {
+    let claim = ask.claim()?;
     let (node, topology) = usable_node(snapshot, name)?;
-    let placement = place_pod(&topology.machine, topology.free(&node.room), claim)?;
-    check_count(node.room, topology, claim)?;
+    let room = node.room_for(&ask.uid, ask.terms.priority);
+    let placement = place_pod(&topology.machine, topology.free(&room), claim)?;
+    check_count(room, topology, claim)?;
     Ok(placement)
 }
 
@@ -178,7 +198,7 @@ fn judge_with(
     snapshot: &Snapshot,
     ask: &Ask,
     name: &str,
-    room: impl Fn(&NodeState) -> Room,
+    room: impl Fn(&NodeState, &Ask) -> Room,
 ) -> Result<Standing, No> {
     if !ask.wants_gpus() {
         return Ok(Standing::default());
@@ -190,13 +210,9 @@ fn judge_with(
             Err(No::Unconfirmed)
         };
     }
-    let claim = ask
-        .claim
-        .as_ref()
-        .as_ref()
-        .map_err(|error| Refusal::BadClaim(error.clone()))?;
+    let claim = ask.claim()?;
     let (node, topology) = usable_node(snapshot, name)?;
-    let room = room(node);
+    let room = room(node, ask);
     let fit = fit_pod(&topology.machine, topology.free(&room), claim)?;
     check_count(room, topology, claim)?;
     Ok(Standing::of(fit, room, topology, claim))
@@ -220,11 +236,9 @@ fn usable_node<'a>(
 
 /// GPUs that somebody holds, nobody knows which, leave that many fewer.
 fn check_count(room: Room, topology: &Topology, claim: &PodClaim) -> Result<(), Refusal> {
-    let free_count = room.free.intersection(topology.machine.usable()).len();
-    if free_count < room.unknown_count + claim.gpu_count() {
-        Err(Refusal::NotEnoughFree)
-    } else {
-        Ok(())
+    match room.has_count(topology, claim.gpu_count()) {
+        true => Ok(()),
+        false => Err(Refusal::NotEnoughFree),
     }
 }
 
@@ -250,7 +264,38 @@ impl Ask {
             uid,
             claim: Arc::new(claim),
             group: group.map(Arc::new),
+            terms: Arc::new(Terms::of_pod(pod, resource)),
         }
+    }
+
+    /// What a pod of the index asks.
+    pub fn of_record(record: &PodRecord) -> Self {
+        Self {
+            uid: record.holder.uid.clone(),
+            claim: record.claim.clone(),
+            group: record.holder.group.clone(),
+            terms: record.holder.terms.clone(),
+        }
+    }
+
+    /// What some pod of priority 0 asks that wants this.
+    #[must_use]
+    pub fn of_claim(claim: &PodClaim) -> Self {
+        Self {
+            uid: PodUid::default(),
+            claim: Arc::new(Ok(claim.clone())),
+            group: None,
+            terms: Arc::default(),
+        }
+    }
+
+    /// What it wants.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub fn claim(&self) -> Result<&PodClaim, Refusal> {
+        let claim = self.claim.as_ref().as_ref();
+        claim.map_err(|error| Refusal::BadClaim(error.clone()))
     }
 
     /// Whether this is any business of ours. A claim that cannot be read is.
@@ -271,6 +316,7 @@ impl No {
             Self::Refused(refusal) => refusal.kind(),
             Self::Unconfirmed => "Unconfirmed",
             Self::OutOfTime => "OutOfTime",
+            Self::Promised => "Promised",
         }
     }
 
@@ -278,7 +324,7 @@ impl No {
     pub fn is_resolvable(&self) -> bool {
         match self {
             Self::Refused(refusal) => refusal.is_resolvable(),
-            Self::Unconfirmed | Self::OutOfTime => true,
+            Self::Unconfirmed | Self::OutOfTime | Self::Promised => true,
         }
     }
 }
@@ -295,6 +341,7 @@ impl std::fmt::Display for No {
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Unconfirmed => f.write_str("an earlier binding of this pod is not confirmed yet"),
             Self::OutOfTime => f.write_str("not looked at before the answer was due"),
+            Self::Promised => f.write_str("the GPUs are kept for a pod that waits for its victims"),
         }
     }
 }

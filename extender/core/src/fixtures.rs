@@ -11,6 +11,7 @@ use berth_topology::node::{NodeTopology, Status};
 use berth_topology::{lease, names};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
@@ -135,6 +136,52 @@ pub fn bound(pod: Pod, node: &str, gpus: &[u32]) -> Pod {
     )
 }
 
+/// The same pod with that priority.
+pub fn ranked(mut pod: Pod, priority: i32) -> Pod {
+    pod.spec.get_or_insert_default().priority = Some(priority);
+    pod
+}
+
+/// The same pod, while it is being deleted.
+pub fn terminating(mut pod: Pod) -> Pod {
+    let at = serde_json::from_value(json!("2026-01-01T00:00:00Z"));
+    pod.metadata.deletion_timestamp = Some(at.expect("a fixture is well formed"));
+    pod
+}
+
+/// The same pod, nominated to that node: it waits for its victims to leave.
+pub fn nominated(mut pod: Pod, node: &str) -> Pod {
+    pod.status.get_or_insert_default().nominated_node_name = Some(node.to_owned());
+    pod
+}
+
+/// The same pod with that label.
+pub fn labelled(mut pod: Pod, key: &str, value: &str) -> Pod {
+    let labels = pod.metadata.labels.get_or_insert_default();
+    labels.insert(key.to_owned(), value.to_owned());
+    pod
+}
+
+/// The same pod, which takes no set but one that NVLink joins.
+pub fn nvlinked(pod: Pod) -> Pod {
+    annotated(
+        annotated(pod, names::LINK, "nvlink"),
+        names::LINK_POLICY,
+        "require",
+    )
+}
+
+/// The disruption budget `ns/NAME` over pods with the label `app=NAME`.
+pub fn budget(name: &str, allowed: i32) -> PodDisruptionBudget {
+    serde_json::from_value(json!({
+        "metadata": {"name": name, "namespace": "ns"},
+        "spec": {"selector": {"matchLabels": {"app": name}}},
+        "status": {"disruptionsAllowed": allowed, "currentHealthy": 0, "desiredHealthy": 0,
+            "expectedPods": 0},
+    }))
+    .expect("a fixture is well formed")
+}
+
 /// The same pod in another phase.
 pub fn in_phase(mut pod: Pod, phase: &str) -> Pod {
     pod.status.get_or_insert_default().phase = Some(phase.to_owned());
@@ -180,6 +227,7 @@ pub fn cluster(nodes: &[&str]) -> Index {
             .collect::<Vec<_>>(),
         now,
     );
+    index.reset_budgets(&[]);
     index
 }
 

@@ -12,18 +12,23 @@ use berth_topology::claim::PodClaim;
 use berth_topology::ids::PodUid;
 use berth_topology::lease::{self, Renewal};
 use berth_topology::node::NodeTopology;
+use berth_topology::quantity;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
+use crate::budgets::Budgets;
 use crate::freshness::Freshness;
 use crate::gone::Gone;
 use crate::group::DEFAULT_RACK_LABEL;
+use crate::held::Held;
 use crate::hints::{Hint, Hints};
-use crate::node::{Hardware, NodeState, Room, Topology};
+use crate::node::{Hardware, Listed, NodeState, Room, Topology, listed};
 use crate::pod::{Holder, PodRecord};
 use crate::reservations::{Reservation, Reservations, State};
 use crate::silent::Silent;
 use crate::snapshot::Snapshot;
+
+mod waits;
 
 /// Everything that is known. One lock around it; held for microseconds.
 #[derive(Clone, Debug)]
@@ -37,6 +42,8 @@ pub struct Index {
     gone: Gone,
     reservations: Reservations,
     hints: Hints,
+    held: Held,
+    budgets: Arc<Budgets>,
     freshness: Freshness,
     hardware: Hardware,
     silent: Silent,
@@ -73,8 +80,12 @@ struct Entry {
     /// Condition Ready; absent while there is no such Node.
     is_ready: Option<bool>,
     rack: Option<Arc<str>>,
+    /// Devices of the resource that the kubelet offers.
+    allocatable: Option<usize>,
     topology: Option<Arc<Topology>>,
     pods: BTreeSet<PodUid>,
+    /// Pods that wait here for their victims to leave.
+    nominees: BTreeSet<PodUid>,
 }
 
 /// How much the index holds, for metrics.
@@ -106,6 +117,8 @@ impl Index {
             gone: Gone::default(),
             reservations: Reservations::default(),
             hints: Hints::default(),
+            held: Held::default(),
+            budgets: Arc::default(),
             freshness: Freshness::new(stale_after, now),
             hardware: Hardware::default(),
             silent: Silent::default(),
@@ -123,7 +136,12 @@ impl Index {
         };
         let is_ready = Some(is_ready(node));
         let rack = rack(node, &self.rack_label);
-        let is_known = |entry: &Entry| entry.is_ready == is_ready && entry.rack.as_deref() == rack;
+        let allocatable = allocatable(node, &self.resource);
+        let is_known = |entry: &Entry| {
+            entry.is_ready == is_ready
+                && entry.rack.as_deref() == rack
+                && entry.allocatable == allocatable
+        };
         if self.entries.get(name.as_str()).is_some_and(is_known) {
             return;
         }
@@ -131,6 +149,7 @@ impl Index {
         let entry = self.entry(name);
         entry.is_ready = is_ready;
         entry.rack = rack.map(Arc::from);
+        entry.allocatable = allocatable;
     }
 
     /// A Node was deleted. Its pods are still known, should it come back.
@@ -196,6 +215,7 @@ impl Index {
         let uid = PodUid::from(uid);
         self.release(&uid);
         self.hints.remove(&uid);
+        self.let_go(&uid);
         if let Some(record) = self.pods.remove(&uid) {
             self.unlink(&record);
             self.gone.insert(&record.holder);
@@ -313,6 +333,7 @@ impl Index {
             stale,
             unconfirmed: unconfirmed.collect(),
             hinted: self.hints.hinted(now),
+            budgets: self.budgets.clone(),
             nodes: self.states.clone(),
             generation: self.generation,
         }
@@ -357,10 +378,11 @@ impl Index {
 
     /// Holds what a bind is about to write.
     pub(crate) fn reserve(&mut self, reservation: Reservation) {
-        let node = reservation.node.clone();
-        self.hints.remove(&reservation.holder.uid);
+        let (node, uid) = (reservation.node.clone(), reservation.holder.uid.clone());
+        self.hints.remove(&uid);
         self.reservations.insert(reservation);
         self.change(&node, |_| ());
+        self.touch_awaited(&uid);
     }
 
     /// Notes what became of a bind. Nothing is left to note where the watch was faster.
@@ -374,6 +396,7 @@ impl Index {
     pub(crate) fn release(&mut self, uid: &PodUid) {
         if let Some(reservation) = self.reservations.remove(uid) {
             self.change(&reservation.node, |_| ());
+            self.touch_awaited(uid);
         }
     }
 
@@ -383,12 +406,16 @@ impl Index {
         if record.node.is_some() || record.is_finished {
             self.release(&uid);
             self.hints.remove(&uid);
+            self.let_go(&uid);
         }
         if let Some(before) = self.pods.remove(&uid) {
             self.unlink(&before);
         }
         if let Some(node) = record.held_node() {
             self.entry(node).pods.insert(uid.clone());
+        }
+        if let Some(node) = record.awaited_node() {
+            self.entry(node).nominees.insert(uid.clone());
         }
         self.pods.insert(uid, record);
     }
@@ -397,6 +424,11 @@ impl Index {
         if let Some(node) = record.held_node() {
             self.change(node, |entry| {
                 entry.pods.remove(&record.holder.uid);
+            });
+        }
+        if let Some(node) = record.awaited_node() {
+            self.change(node, |entry| {
+                entry.nominees.remove(&record.holder.uid);
             });
         }
     }
@@ -441,6 +473,7 @@ impl Index {
     }
 
     fn expire(&mut self, now: Instant) {
+        self.expire_held(now);
         if !self.watches[Kind::Pods as usize].is_live {
             return;
         }
@@ -465,7 +498,10 @@ impl Index {
         }
         self.states = states;
         let empty = |entry: &Entry| {
-            entry.is_ready.is_none() && entry.topology.is_none() && entry.pods.is_empty()
+            entry.is_ready.is_none()
+                && entry.topology.is_none()
+                && entry.pods.is_empty()
+                && entry.nominees.is_empty()
         };
         self.entries.retain(|_, entry| !empty(entry));
     }
@@ -483,20 +519,29 @@ impl Index {
         let holders: Vec<Arc<Holder>> = bound
             .chain(unconfirmed.map(|one| one.holder.clone()))
             .collect();
-        let counts = |truth: &Allocation| self.counts(truth, &holders);
-        let room = entry
-            .topology
-            .as_ref()
-            .map_or_else(Room::default, |known| known.room(&holders, counts));
-        Some(NodeState {
+        let mut state = NodeState {
             name: name.clone(),
             is_ready,
             rack: entry.rack.clone(),
             topology: entry.topology.clone(),
-            room,
+            room: Room::default(),
+            promises: Vec::new(),
+            released: self.released(entry, &holders),
+            allocatable: entry.allocatable,
             holders,
             version: self.generation,
-        })
+        };
+        state.room = state.room_without(&HashSet::new());
+        state.promises = self.promises(entry, &state);
+        Some(state)
+    }
+
+    /// Whom an agent still lists though the pod was seen deleted or finished.
+    fn released(&self, entry: &Entry, holders: &[Arc<Holder>]) -> BTreeSet<Listed> {
+        let known = entry.topology.iter();
+        let all = known.flat_map(|known| known.allocations.iter().chain(&known.exclusive_cpus));
+        let released = all.filter(|truth| !self.counts(truth, holders));
+        released.map(listed).collect()
     }
 
     /// Whether what an agent lists is still held: not once its pod was seen deleted or finished.
@@ -516,6 +561,14 @@ impl Index {
 fn rack<'a>(node: &'a Node, label: &str) -> Option<&'a str> {
     let value = node.metadata.labels.as_ref()?.get(label)?;
     (1..=63).contains(&value.len()).then_some(value.as_str())
+}
+
+fn allocatable(node: &Node, resource: &str) -> Option<usize> {
+    let amounts = node.status.as_ref()?.allocatable.as_ref()?;
+    let count = amounts
+        .get(resource)
+        .and_then(|amount| quantity::parse(&amount.0));
+    usize::try_from(count.unwrap_or(0)).ok()
 }
 
 fn is_ready(node: &Node) -> bool {

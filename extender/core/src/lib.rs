@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bind;
+pub mod budgets;
 pub mod decide;
 pub mod explain;
 pub mod fence;
@@ -19,12 +20,15 @@ mod freshness;
 pub mod gauges;
 mod gone;
 pub mod group;
+pub mod held;
 pub mod hints;
 pub mod index;
 pub mod leader;
 pub mod node;
+pub mod nominated;
 mod occupancy;
 pub mod pod;
+pub mod preempt;
 pub mod record;
 pub mod repack;
 pub mod replay;

@@ -1,6 +1,6 @@
 //! One node as a scheduling request sees it: unchanged for the request's whole life.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use berth_placement::{Free, GpuSet, HeldCpus, Inexact, Machine, Shapes};
@@ -10,6 +10,7 @@ use berth_topology::node::Status;
 use serde::{Deserialize, Serialize};
 
 use crate::group::Clique;
+use crate::nominated::{self, Nominee, Promise};
 use crate::occupancy::{self, Occupancy};
 use crate::pod::Holder;
 use crate::record::shared;
@@ -35,6 +36,15 @@ pub struct NodeState {
     pub holders: Vec<Arc<Holder>>,
     /// What is free now.
     pub room: Room,
+    /// What is kept for pods that are nominated here, by priority.
+    #[serde(default)]
+    pub promises: Vec<Promise>,
+    /// Pods that the agent still lists though they are gone: uid, namespace and name.
+    #[serde(default)]
+    pub released: BTreeSet<Listed>,
+    /// Devices of our resource that the kubelet offers; absent while the Node does not say.
+    #[serde(default)]
+    pub allocatable: Option<usize>,
     /// The index's generation when this was made.
     pub version: u64,
 }
@@ -67,6 +77,9 @@ pub struct Hardware {
     wirings: Wirings,
 }
 
+/// A pod as an agent lists it: its uid where that is known, namespace and name.
+pub type Listed = (Option<PodUid>, String, String);
+
 /// What can be given away on a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -84,17 +97,66 @@ pub struct Room {
 // === impl NodeState ===
 
 impl NodeState {
-    /// What would be free if pods got the GPUs that were promised to them.
+    /// What a pod may be given now: what is free, less what is kept for others.
     #[must_use]
-    pub fn room_less(&self, promised: GpuSet) -> Room {
-        Room {
-            free: self.room.free.difference(promised),
-            ..self.room
-        }
+    pub fn room_for(&self, uid: &PodUid, priority: i32) -> Room {
+        self.room.less(kept_from(&self.promises, uid, priority))
+    }
+
+    /// What a pod could be given if the pods `leaving` were gone.
+    #[must_use]
+    pub fn room_for_without(&self, uid: &PodUid, priority: i32, leaving: &HashSet<PodUid>) -> Room {
+        let room = self.room_without(leaving);
+        let before = self.promises.iter().map(|promise| &promise.nominee);
+        let before = before.filter(|nominee| nominee.comes_before(uid, priority));
+        let before: Vec<_> = before.cloned().collect();
+        // Those that are nominated may stand better themselves then.
+        let promises = self.promises_without(before, leaving);
+        room.less(kept_from(&promises, uid, priority))
+    }
+
+    /// What is to be kept for those pods.
+    pub(crate) fn promises_to(&self, nominees: Vec<Arc<Nominee>>) -> Vec<Promise> {
+        self.promises_without(nominees, &HashSet::new())
+    }
+
+    /// GPUs that kube-scheduler would count as free for a pod if the pods `leaving` were gone.
+    #[must_use]
+    pub fn free_by_count(
+        &self,
+        uid: &PodUid,
+        priority: i32,
+        leaving: &HashSet<PodUid>,
+    ) -> Option<usize> {
+        let staying = self
+            .holders
+            .iter()
+            .filter(|one| !leaving.contains(&one.uid));
+        let held: usize = staying.map(|holder| holder.gpu_count).sum();
+        let before = self.promises.iter().map(|promise| &promise.nominee);
+        let before = before.filter(|nominee| nominee.comes_before(uid, priority));
+        let kept: usize = before.map(|nominee| nominee.gpu_count).sum();
+        let allocatable = self.allocatable?;
+        Some(allocatable.saturating_sub(held).saturating_sub(kept))
+    }
+
+    fn promises_without(
+        &self,
+        nominees: Vec<Arc<Nominee>>,
+        leaving: &HashSet<PodUid>,
+    ) -> Vec<Promise> {
+        let Some(topology) = self.topology.as_ref().filter(|_| !nominees.is_empty()) else {
+            return Vec::new();
+        };
+        nominated::promises(nominees, topology, |more| {
+            let gone = |holder: &&Arc<Holder>| leaving.contains(&holder.uid) || more(holder);
+            let gone = self.holders.iter().filter(gone);
+            self.room_without(&gone.map(|holder| holder.uid.clone()).collect())
+        })
     }
 
     /// What would be free if the pods `leaving` were gone.
-    pub fn room_without(&self, leaving: &HashSet<PodUid>) -> Room {
+    pub(crate) fn room_without(&self, leaving: &HashSet<PodUid>) -> Room {
         let Some(topology) = &self.topology else {
             return Room::default();
         };
@@ -104,8 +166,43 @@ impl NodeState {
             .cloned()
             .partition(|holder| leaving.contains(&holder.uid));
         topology.room(&stay, |truth| {
-            !left.iter().any(|holder| occupancy::is_of(truth, holder))
+            !self.released.contains(&listed(truth))
+                && !left.iter().any(|holder| occupancy::is_of(truth, holder))
         })
+    }
+}
+
+/// Whom an allocation names.
+pub(crate) fn listed(truth: &Allocation) -> Listed {
+    let (namespace, name) = (truth.namespace.clone(), truth.name.clone());
+    (truth.pod_uid.clone(), namespace, name)
+}
+
+/// The GPUs that those promises keep from a pod.
+fn kept_from(promises: &[Promise], uid: &PodUid, priority: i32) -> GpuSet {
+    let before = promises
+        .iter()
+        .filter(|promise| promise.nominee.comes_before(uid, priority));
+    before.fold(GpuSet::EMPTY, |kept, promise| kept.union(promise.gpus))
+}
+
+// === impl Room ===
+
+impl Room {
+    /// The same without those GPUs.
+    #[must_use]
+    pub fn less(self, kept: GpuSet) -> Self {
+        Self {
+            free: self.free.difference(kept),
+            ..self
+        }
+    }
+
+    /// Whether so many GPUs are free, whichever the unknown ones are.
+    #[must_use]
+    pub fn has_count(self, topology: &Topology, gpu_count: usize) -> bool {
+        let free_count = self.free.intersection(topology.machine.usable()).len();
+        free_count >= self.unknown_count + gpu_count
     }
 }
 
@@ -152,13 +249,11 @@ impl Topology {
         }
     }
 
-    /// What is free when `holders` hold what they do. `counts` tells which allocations are still true.
+    /// What is free when `holders` hold what they do. `counts` tells which allocations are still
+    /// true.
     pub fn room(&self, holders: &[Arc<Holder>], counts: impl Fn(&Allocation) -> bool) -> Room {
-        let truths: Vec<&Allocation> = self
-            .allocations
-            .iter()
-            .filter(|truth| counts(truth))
-            .collect();
+        let truths = self.allocations.iter();
+        let truths: Vec<&Allocation> = truths.filter(|truth| counts(truth)).collect();
         let Occupancy {
             held,
             unknown_count,
@@ -192,15 +287,15 @@ impl Topology {
 }
 
 /// A set as the number whose bits are its positions.
-mod bits {
+pub(crate) mod bits {
     use berth_placement::GpuSet;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(set: &GpuSet, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(set: &GpuSet, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_u64(set.bits())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<GpuSet, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<GpuSet, D::Error> {
         u64::deserialize(from).map(GpuSet::from_bits)
     }
 }

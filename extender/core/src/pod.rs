@@ -17,6 +17,12 @@ use crate::record::shared;
 
 /// Anybody may write an annotation; a uid or a hash is at most so long.
 const UID_BYTES_MAX: usize = 64;
+use crate::held::Hold;
+use crate::nominated::Nominee;
+
+mod terms;
+
+pub use terms::{Labels, Requests, Terms};
 
 /// One pod that asks for the resource.
 #[derive(Clone, Debug)]
@@ -25,6 +31,8 @@ pub struct PodRecord {
     pub holder: Arc<Holder>,
     /// The node it is bound to.
     pub node: Option<String>,
+    /// The node where it waits for its victims to leave.
+    pub nominated: Option<String>,
     /// Succeeded or Failed: its containers are gone for good and its GPUs are free.
     /// A pod that is only terminating still holds them.
     pub is_finished: bool,
@@ -53,6 +61,9 @@ pub struct Holder {
     pub group: Option<Arc<Group>>,
     /// GPUs by container, as its assignment says; empty without a valid one.
     pub intent: Intent,
+    /// What preemption asks of it.
+    #[serde(default, with = "shared")]
+    pub terms: Arc<Terms>,
 }
 
 /// GPUs by container.
@@ -89,15 +100,16 @@ impl PodRecord {
             cpu_count: counted.needs.cpu_count(),
             group: Group::of_pod(pod, claim.as_ref().ok()).map(Arc::new),
             intent: intent.unwrap_or_default(),
+            terms: Arc::new(Terms::of_pod(pod, resource)),
         };
-        let phase = pod
-            .status
-            .as_ref()
-            .and_then(|status| status.phase.as_deref());
+        let status = pod.status.as_ref();
+        let phase = status.and_then(|status| status.phase.as_deref());
+        let nominated = status.and_then(|status| status.nominated_node_name.clone());
         let is_finished = matches!(phase, Some("Succeeded" | "Failed"));
         Some(Self {
             holder: Arc::new(holder),
             node,
+            nominated: nominated.filter(|node| !node.is_empty()),
             is_finished,
             claim: Arc::new(claim),
         })
@@ -106,6 +118,24 @@ impl PodRecord {
     /// The node where it holds GPUs now.
     pub fn held_node(&self) -> Option<&str> {
         self.node.as_deref().filter(|_| !self.is_finished)
+    }
+
+    /// The node where a set is kept for it. One that is being deleted will never be bound.
+    pub fn awaited_node(&self) -> Option<&str> {
+        let waits = self.node.is_none() && !self.is_finished && !self.holder.terms.is_terminating;
+        self.nominated.as_deref().filter(|_| waits)
+    }
+
+    /// The pod as one that waits for its victims to leave; `hold` says whom the extender evicts for it.
+    pub(crate) fn nominee(&self, hold: Option<&Hold>) -> Arc<Nominee> {
+        let victims = hold.map(|hold| hold.victims.clone());
+        Arc::new(Nominee {
+            uid: self.holder.uid.clone(),
+            priority: self.holder.terms.priority,
+            claim: self.claim.as_ref().as_ref().ok().cloned(),
+            gpu_count: self.holder.gpu_count,
+            victims: victims.unwrap_or_default(),
+        })
     }
 }
 

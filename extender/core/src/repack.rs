@@ -259,7 +259,7 @@ impl Search<'_> {
             stale,
             ..Snapshot::default()
         };
-        decide::choose(&alone, claim, &state.name)
+        decide::choose(&alone, &Ask::of_claim(claim), &state.name)
     }
 
     fn plan(&self, way: &Way, moves: Vec<Move>) -> Plan {

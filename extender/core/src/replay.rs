@@ -77,7 +77,7 @@ fn decide_again(ask: &Ask, inputs: &Inputs, recorded: &Decided) -> Decided {
             annotation,
             error,
         } => {
-            let chosen = bind::choose(&snapshot, &ask.uid, ask.claim.as_ref().as_ref(), node);
+            let chosen = bind::choose(&snapshot, ask, node);
             match chosen {
                 // What became of the POST is not decided here.
                 Ok((text, ..)) => Decided::Bind {

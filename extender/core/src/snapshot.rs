@@ -7,6 +7,7 @@ use berth_placement::GpuSet;
 use berth_topology::ids::PodUid;
 use serde::{Deserialize, Serialize};
 
+use crate::budgets::Budgets;
 use crate::hints::Hinted;
 use crate::node::NodeState;
 use crate::record::shared;
@@ -26,6 +27,9 @@ pub struct Snapshot {
     /// GPUs that pods are likely to be bound to next.
     #[serde(default, with = "hinted")]
     pub hinted: Hinted,
+    /// Disruption budgets. Filter, prioritize and bind do not look at them.
+    #[serde(skip)]
+    pub budgets: Arc<Budgets>,
     /// Grows whenever a node changes.
     pub generation: u64,
 }
@@ -51,6 +55,7 @@ impl Snapshot {
             stale: self.stale.clone(),
             unconfirmed: self.unconfirmed.clone(),
             hinted: self.hinted.clone(),
+            budgets: Arc::default(),
             generation: self.generation,
         }
     }

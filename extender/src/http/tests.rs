@@ -29,6 +29,7 @@ pub(crate) fn world_on(api: FakeApi, index: Index, identity: Option<&str>) -> Wo
         binder: crate::bind::Binder::new(index.clone(), api.client.clone(), metrics.clone()),
         index,
         waiting: Arc::default(),
+        stranded: None,
         decisions: Mutex::default(),
         metrics,
         resource: RESOURCE.to_owned(),

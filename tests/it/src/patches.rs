@@ -128,6 +128,18 @@ pub fn short_lease() -> Patch {
     }
 }
 
+/// For a story in which the extender may evict.
+#[must_use]
+pub fn preempt_for_topology() -> Patch {
+    let args = ["--stale-after=60s", "--preempt-for-topology"];
+    Patch {
+        file: DEPLOYMENT,
+        from: "--stale-after=60s",
+        to: lines(&args.map(str::to_owned)),
+        why: "the flag is off as shipped",
+    }
+}
+
 /// For an agent of a machine that was written out as files.
 #[must_use]
 pub fn of_agent(machine: &Materialized, kubeconfig: &Path) -> Patch {

@@ -139,12 +139,8 @@ fn pods_bound_by_others_count_until_the_kubelet_names_their_gpus() {
     told.status.as_mut().unwrap().allocations = vec![allocation("static", "a", &[0, 1, 2])];
     index.apply_topology(&told);
     assert_eq!(free_count(&mut index, "a"), 5);
-    let placed = choose(&snapshot(&mut index), &claim_of(4), "a").unwrap();
+    let placed = choose(&snapshot(&mut index), &ask(&pod("any", 4)), "a").unwrap();
     assert_eq!(placed.gpus.iter().collect::<Vec<_>>(), [4, 5, 6, 7]);
-}
-
-fn claim_of(gpu_count: usize) -> PodClaim {
-    PodClaim::of_pod(&pod("any", gpu_count), RESOURCE).unwrap()
 }
 
 #[test]
@@ -203,59 +199,6 @@ fn init_containers_reuse_the_gpus_of_the_others() {
     spec.init_containers = Some(vec![init]);
     index.apply_pod(&bound(with_init, "a", &[0, 1, 2, 3]));
     assert_eq!(free_count(&mut index, "a"), 4);
-}
-
-#[test]
-fn preempt_keeps_the_nodes_that_fit_without_their_victims_and_adds_none() {
-    let mut index = cluster(&["a", "b", "c"]);
-    index.apply_pod(&bound(pod("low", 4), "a", &[0, 1, 2, 3]));
-    index.apply_pod(&bound(pod("high", 4), "a", &[4, 5, 6, 7]));
-    index.apply_pod(&bound(pod("half", 2), "b", &[0, 4]));
-    index.apply_pod(&bound(pod("rest", 4), "b", &[1, 2, 5, 6]));
-    let wants = annotated(pod("p", 4), "berth.dev/link", "nvlink");
-    let wants = ask(&annotated(wants, "berth.dev/link-policy", "require"));
-    let victims = |uids: &[&str]| {
-        uids.iter()
-            .map(|uid| PodUid::from(*uid))
-            .collect::<HashSet<_>>()
-    };
-    let offered = [
-        ("a", victims(&["u-low"])),
-        ("b", victims(&["u-half"])),
-        ("c", victims(&[])),
-    ];
-    let kept = preempt(&snapshot(&mut index), &wants, offered.into_iter());
-    assert_eq!(
-        kept,
-        HashSet::from(["a", "c"]),
-        "b has four free then, but no quad"
-    );
-    let none = preempt(
-        &snapshot(&mut index),
-        &wants,
-        [("a", victims(&["u-elsewhere"]))].into_iter(),
-    );
-    assert!(
-        none.is_empty(),
-        "a victim that is not on the node frees nothing"
-    );
-}
-
-#[test]
-fn a_victims_allocation_leaves_with_it() {
-    let mut index = cluster(&["a"]);
-    let mut told = topology("a");
-    told.status.as_mut().unwrap().allocations = vec![allocation("low", "a", &[0, 1, 2, 3])];
-    index.apply_topology(&told);
-    index.apply_pod(&bound(pod("low", 4), "a", &[0, 1, 2, 3]));
-    index.apply_pod(&bound(pod("high", 4), "a", &[4, 5, 6, 7]));
-    let victims = HashSet::from([PodUid::from("u-low")]);
-    let kept = preempt(
-        &snapshot(&mut index),
-        &ask(&pod("p", 4)),
-        [("a", victims)].into_iter(),
-    );
-    assert!(kept.contains("a"));
 }
 
 #[test]

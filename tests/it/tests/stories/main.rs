@@ -6,6 +6,7 @@ mod engine;
 mod failover;
 mod policies;
 mod preemption;
+mod preemption_for_wiring;
 mod quads;
 mod rbac;
 mod silence;

@@ -1,0 +1,251 @@
+//! Pods that only the wiring keeps out, and whom to evict for one of them.
+//!
+//! kube-scheduler 1.37 asks for victims only where its own filters refuse a node. A pod that fits every
+//! node by count, but none by wiring, waits for ever, however high its priority. Here such pods are
+//! remembered from what filter answered, and after a while in which nothing else has helped, victims are
+//! chosen by the same function that answers preempt, on the nodes that filter refused.
+//!
+//! ```text
+//! refused ─ 5 s ─► due ─ Plan ─► evicted ─► kept until bound ─┬─► (gone)
+//!    ▲                  │                                     └─ too late ─► refused
+//!    └─ back off ◄──────┴── a budget, or the API server, says no
+//! ```
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use berth_topology::ids::PodUid;
+
+use crate::decide::{self, Ask, No, Verdicts};
+use crate::held::Hold;
+use crate::index::Index;
+use crate::pod::Holder;
+use crate::preempt;
+use crate::preempt::search::Cost;
+use crate::snapshot::Snapshot;
+
+/// How long a pod is refused before anybody is evicted for it. kube-scheduler tries again after 1 and 2
+/// seconds: within this its own preemption, or pods that were leaving anyway, have had their chance twice.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two plans, over the whole cluster: what is wrong shows before it has cost much.
+const PLAN_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a node is left alone for a pod after an eviction was refused. Budgets change when pods become
+/// ready, which takes them longer.
+const BACK_OFF: Duration = Duration::from_secs(30);
+/// What a set is kept for beyond its victims' grace: the kubelet reports the end of containers, and
+/// kube-scheduler's longest back-off (2 s here, 10 s by default) passes a few times.
+const HOLD_MARGIN: Duration = Duration::from_secs(60);
+/// A victim that may take longer to end does not keep a set idle any longer for it.
+const HOLD_GRACE_SECONDS_MAX: u32 = 600;
+/// Pods remembered, and nodes of each; a cluster with more has other troubles first.
+const PODS_MAX: usize = 256;
+/// Nodes that are looked at for one pod: each costs microseconds on machines of a known shape.
+const NODES_MAX: usize = 128;
+/// Pods that are looked at in one go.
+const LOOKS_MAX: usize = 8;
+
+/// Pods that filter found no node for, though kube-scheduler did.
+#[derive(Debug, Default)]
+pub struct Stranded {
+    pods: HashMap<PodUid, Refused>,
+    /// Not before then: a pod's node where an eviction was refused.
+    backed_off: HashMap<(PodUid, Arc<str>), Instant>,
+    planned: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Refused {
+    ask: Ask,
+    /// The pod, unless it waits for victims already.
+    pod: Option<Arc<Holder>>,
+    /// Since when it was refused by every answer.
+    since: Instant,
+    /// Nodes that would do for kube-scheduler, and could do for us.
+    nodes: Vec<Arc<str>>,
+}
+
+/// Whom to evict, from where, for whom.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The pod that waits.
+    pub pod: Arc<Holder>,
+    /// The node where it will fit.
+    pub node: Arc<str>,
+    /// The victims, the most important first.
+    pub victims: Vec<Arc<Holder>>,
+    /// How long its set is to be kept.
+    pub hold_for: Duration,
+}
+
+// === impl Stranded ===
+
+impl Stranded {
+    /// Filter has answered for a pod.
+    pub fn filtered(&mut self, ask: &Ask, verdicts: &Verdicts, snapshot: &Snapshot, now: Instant) {
+        if verdicts.feasible.is_empty() && !verdicts.is_complete() {
+            return;
+        }
+        let nodes = refused_by_wiring(verdicts, snapshot);
+        if !verdicts.feasible.is_empty() || nodes.is_empty() || ask.terms.never_preempts {
+            self.pods.remove(&ask.uid);
+            return;
+        }
+        if self.pods.len() >= PODS_MAX && !self.pods.contains_key(&ask.uid) {
+            return;
+        }
+        let since = self.pods.get(&ask.uid).map_or(now, |known| known.since);
+        let refused = Refused {
+            ask: ask.clone(),
+            pod: None,
+            since,
+            nodes,
+        };
+        self.pods.insert(ask.uid.clone(), refused);
+    }
+
+    /// Forgets pods that are bound or gone, and notes which wait for victims already.
+    pub fn prune(&mut self, index: &Index, now: Instant) {
+        self.pods.retain(|uid, refused| {
+            let record = index.pod(uid);
+            let pending = record.filter(|pod| {
+                pod.node.is_none() && !pod.is_finished && !pod.holder.terms.is_terminating
+            });
+            let idle = pending.filter(|pod| pod.nominated.is_none() && !index.holds_for(uid));
+            refused.pod = idle.map(|pod| pod.holder.clone());
+            pending.is_some()
+        });
+        self.backed_off.retain(|_, until| *until > now);
+    }
+
+    /// The next pod for which somebody should leave. The highest priority comes first, then who has
+    /// waited longest.
+    pub fn due(&mut self, snapshot: &Snapshot, now: Instant) -> Option<Plan> {
+        let is_early = |at: Instant| now.saturating_duration_since(at) < PLAN_INTERVAL;
+        if self.planned.is_some_and(is_early) || !snapshot.budgets.is_synced() {
+            return None;
+        }
+        let is_ripe = |refused: &&Refused| now.saturating_duration_since(refused.since) >= PATIENCE;
+        let mut ripe: Vec<&Refused> = self.pods.values().filter(is_ripe).collect();
+        ripe.sort_by_key(|refused| {
+            let priority = std::cmp::Reverse(refused.ask.terms.priority);
+            (priority, refused.since, refused.ask.uid.clone())
+        });
+        let looked = ripe.into_iter().take(LOOKS_MAX);
+        let plan = looked
+            .filter_map(|refused| self.plan(refused, snapshot))
+            .next()?;
+        self.planned = Some(now);
+        Some(plan)
+    }
+
+    /// An eviction of the plan was refused.
+    pub fn back_off(&mut self, plan: &Plan, now: Instant) {
+        let key = (plan.pod.uid.clone(), plan.node.clone());
+        self.backed_off.insert(key, now + BACK_OFF);
+    }
+
+    /// Forgets everybody: a replica that does not lead has refused nobody.
+    pub fn clear(&mut self) {
+        self.pods.clear();
+        self.backed_off.clear();
+    }
+
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty()
+    }
+
+    fn plan(&self, refused: &Refused, snapshot: &Snapshot) -> Option<Plan> {
+        let (ask, pod) = (&refused.ask, refused.pod.as_ref()?);
+        // Where it fits now, or will when those are gone that are leaving, nobody else has to go.
+        let will_fit = |name: &Arc<str>| {
+            decide::judge_without(snapshot, ask, name, &leaving(snapshot, name)).is_ok()
+        };
+        if refused.nodes.iter().any(will_fit) {
+            return None;
+        }
+        let is_open = |name: &&Arc<str>| {
+            let key = (ask.uid.clone(), (*name).clone());
+            !is_held(snapshot, name) && !self.backed_off.contains_key(&key)
+        };
+        let best = refused.nodes.iter().filter(is_open).filter_map(|name| {
+            let (cost, victims) = preempt::propose(snapshot, ask, name)?;
+            (cost.violation_count == 0).then_some((cost, name, victims))
+        });
+        let key = |(cost, name, _): &(Cost, &Arc<str>, _)| (*cost, (*name).clone());
+        let (_, node, victims) = best.min_by_key(key)?;
+        let staying = victims
+            .into_iter()
+            .filter(|victim| !victim.terms.is_terminating);
+        Some(Plan::new(
+            pod.clone(),
+            node.clone(),
+            staying.cloned().collect(),
+        ))
+    }
+}
+
+/// Nodes where pods that leave would change the answer. kube-scheduler's own filters have passed them.
+fn refused_by_wiring(verdicts: &Verdicts, snapshot: &Snapshot) -> Vec<Arc<str>> {
+    let refused = verdicts.refused.iter();
+    let resolvable = refused.filter(|(_, no)| match no {
+        No::Refused(refusal) => refusal.is_resolvable(),
+        No::Promised => true,
+        No::Unconfirmed | No::OutOfTime => false,
+    });
+    let known = resolvable.filter_map(|(name, _)| snapshot.node(name));
+    known
+        .map(|node| node.name.clone())
+        .take(NODES_MAX)
+        .collect()
+}
+
+/// Whether pods are being evicted from that node for another already.
+fn is_held(snapshot: &Snapshot, name: &str) -> bool {
+    let mut promises = snapshot
+        .node(name)
+        .into_iter()
+        .flat_map(|node| &node.promises);
+    promises.any(|promise| !promise.nominee.victims.is_empty())
+}
+
+/// Pods of a node that are leaving anyway.
+fn leaving(snapshot: &Snapshot, name: &str) -> HashSet<PodUid> {
+    let holders = snapshot
+        .node(name)
+        .into_iter()
+        .flat_map(|node| &node.holders);
+    let leaving = holders.filter(|holder| holder.terms.is_terminating);
+    leaving.map(|holder| holder.uid.clone()).collect()
+}
+
+// === impl Plan ===
+
+impl Plan {
+    fn new(pod: Arc<Holder>, node: Arc<str>, victims: Vec<Arc<Holder>>) -> Self {
+        let graces = victims.iter().map(|victim| victim.terms.grace_seconds);
+        let grace_seconds = graces.max().unwrap_or(0).min(HOLD_GRACE_SECONDS_MAX);
+        Self {
+            pod,
+            node,
+            victims,
+            hold_for: Duration::from_secs(u64::from(grace_seconds)) + HOLD_MARGIN,
+        }
+    }
+
+    /// What is to be kept for the pod.
+    #[must_use]
+    pub fn hold(&self, now: Instant) -> Hold {
+        let victims = self.victims.iter().map(|victim| victim.uid.clone());
+        Hold {
+            node: self.node.clone(),
+            victims: Arc::new(victims.collect()),
+            until: now + self.hold_for,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

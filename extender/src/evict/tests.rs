@@ -1,0 +1,172 @@
+//! Evictions against an API server that does them, forbids them, or knows of no such right.
+
+use berth_extender_core::decide::{self, Ask};
+use berth_extender_core::fixtures::*;
+use berth_extender_core::gauges::Gauges;
+use k8s_openapi::api::core::v1::Pod as KubePod;
+
+use super::*;
+use crate::fake_api::FakeApi;
+use crate::metrics::Format;
+
+struct World {
+    api: FakeApi,
+    evictor: Evictor,
+    start: Instant,
+}
+
+/// Node `a`: two pods hold one GPU of each quad, `high` needs four of one.
+fn world() -> World {
+    let api = FakeApi::start();
+    let mut index = cluster(&["a"]);
+    for (name, gpu) in [("p0", 0), ("p1", 1), ("p4", 4), ("p5", 5)] {
+        let resident = bound(pod(name, 1), "a", &[gpu]);
+        index.apply_pod(&resident);
+        api.create(resident);
+    }
+    index.apply_pod(&high());
+    api.create(high());
+    let mut stranded = Stranded::default();
+    let start = Instant::now();
+    let (snapshot, ask) = (index.snapshot(start), Ask::of_pod(&high(), RESOURCE));
+    stranded.filtered(
+        &ask,
+        &decide::filter(&snapshot, &ask, &["a"]),
+        &snapshot,
+        start,
+    );
+    let evictor = Evictor {
+        client: api.client.clone(),
+        index: Arc::new(Mutex::new(index)),
+        stranded: Arc::new(Mutex::new(stranded)),
+        leadership: leading(),
+        metrics: Arc::default(),
+        events: events::Events::new(api.client.clone()),
+        has_complained: false,
+    };
+    World {
+        api,
+        evictor,
+        start,
+    }
+}
+
+fn leading() -> Arc<Leadership> {
+    let leadership = Arc::new(Leadership::new(None));
+    lock(&leadership.fence).begin(Instant::now());
+    lock(&leadership.fence).end();
+    leadership
+}
+
+fn high() -> KubePod {
+    ranked(nvlinked(pod("high", 4)), 100)
+}
+
+// === impl World ===
+
+impl World {
+    /// Looks at that second.
+    async fn look(&mut self, second: u64) {
+        self.evictor
+            .look(self.start + Duration::from_secs(second))
+            .await;
+    }
+
+    fn evicted(&self) -> Vec<String> {
+        lock(&self.api.state).evicted.clone()
+    }
+
+    fn holds(&self) -> bool {
+        lock(&self.evictor.index).holds_for(&"u-high".into())
+    }
+
+    fn refuse(&self, code: u16) {
+        let mut state = lock(&self.api.state);
+        for name in ["p0", "p1", "p4", "p5"] {
+            state.refused_evictions.insert(name.to_owned(), code);
+        }
+    }
+
+    fn count(&self, outcome: &str) -> bool {
+        let metrics = &self.evictor.metrics;
+        let text = metrics.text(&Gauges::default(), true, Format::OpenMetrics);
+        text.contains(&format!(
+            "topology_evictions_total{{outcome=\"{outcome}\"}}"
+        ))
+    }
+}
+
+#[actix_web::test]
+async fn the_victims_are_evicted_once_and_the_set_is_kept() {
+    let mut world = world();
+    world.look(1).await;
+    assert!(world.evicted().is_empty(), "it has not waited long enough");
+    world.look(10).await;
+    assert_eq!(world.evicted().len(), 2);
+    assert!(world.holds() && world.count("evicted"));
+    world.look(20).await;
+    assert_eq!(world.evicted().len(), 2, "once");
+}
+
+#[actix_web::test]
+async fn victims_and_the_pod_are_told() {
+    let mut world = world();
+    world.look(10).await;
+    let events = lock(&world.api.state).events.clone();
+    let reasons: Vec<_> = events.iter().map(|event| event["reason"].clone()).collect();
+    assert_eq!(reasons, ["Preempted", "Preempted", "PreemptedForTopology"]);
+    let last = &events[2];
+    assert_eq!(last["regarding"]["name"], "high");
+    assert!(
+        last["note"]
+            .as_str()
+            .unwrap()
+            .contains("not linked as required"),
+        "{last}"
+    );
+    assert_eq!(events[0]["related"]["name"], "high");
+}
+
+#[actix_web::test]
+async fn a_budget_that_forbids_one_saves_all_and_the_node_is_left_alone() {
+    let mut world = world();
+    world.refuse(429);
+    lock(&world.api.state).refused_evictions.remove("p0");
+    lock(&world.api.state).refused_evictions.remove("p4");
+    world.look(10).await;
+    assert!(world.evicted().is_empty() && !world.holds() && world.count("budget"));
+    lock(&world.api.state).refused_evictions.clear();
+    world.look(20).await;
+    assert!(world.evicted().is_empty(), "it backs off");
+    world.look(50).await;
+    assert_eq!(world.evicted().len(), 2);
+}
+
+#[actix_web::test]
+async fn missing_rights_are_said_once() {
+    let mut world = world();
+    world.refuse(403);
+    world.look(10).await;
+    assert!(world.evictor.has_complained && world.count("forbidden") && !world.holds());
+}
+
+#[actix_web::test]
+async fn a_pod_of_the_same_name_that_is_another_one_is_not_met() {
+    let mut world = world();
+    for name in ["p0", "p1", "p4", "p5"] {
+        let mut another = lock(&world.api.state).pods[name].clone();
+        another.metadata.uid = Some("another".to_owned());
+        world.api.create(another);
+    }
+    world.look(10).await;
+    assert!(world.evicted().is_empty() && world.count("rejected"));
+}
+
+#[actix_web::test]
+async fn a_replica_that_does_not_lead_evicts_nobody() {
+    let mut world = world();
+    world.evictor.leadership = Arc::new(Leadership::new(Some("me".to_owned())));
+    world.look(10).await;
+    assert!(world.evicted().is_empty());
+    assert!(lock(&world.evictor.stranded).is_empty());
+}
