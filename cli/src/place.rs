@@ -3,7 +3,9 @@
 use std::io::Write;
 
 use anyhow::bail;
-use berth_placement::{GpuSet, Machine, Placement, Refusal, place as choose, place_cpus};
+use berth_placement::{
+    Free, GpuSet, Inexact, Machine, Placement, Refusal, place_alone, place_cpus,
+};
 use berth_topology::assignment::Rank;
 use berth_topology::ids::{GpuUuid, NumaId};
 use berth_topology::link::LinkClass;
@@ -32,6 +34,9 @@ struct Fit<'a> {
     numa_nodes: &'a [NumaId],
     score: u8,
     exact: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inexact: Option<&'static str>,
 }
 
 /// No, as JSON.
@@ -57,15 +62,22 @@ pub(crate) fn place(args: &PlaceArgs, out: &mut dyn Write) -> anyhow::Result<Out
         .usable()
         .difference(taken(&seen, &machine, &args.taken)?);
     let answer = match (args.gpus, args.tensor_parallel_size) {
-        (0, Some(ranks)) => place_cpus(&machine, ranks),
+        (0, Some(ranks)) => place_cpus(&machine, ranks).map(|placement| (placement, None)),
         (0, None) => bail!(Usage(
             "--gpus 0 needs --tensor-parallel-size: how many CPU ranks?".to_owned()
         )),
-        _ => choose(&machine, free, &args.claim()),
+        _ => {
+            let free = Free {
+                gpus: free,
+                cpus: None,
+                doubt: machine.plugin_doubt(names::DEFAULT_RESOURCE),
+            };
+            place_alone(&machine, free, &args.claim())
+        }
     };
     match (answer, args.json) {
-        (Ok(placement), true) => write_json(&seen, &placement, out)?,
-        (Ok(placement), false) => {
+        (Ok((placement, inexact)), true) => write_json(&seen, &placement, inexact, out)?,
+        (Ok((placement, _)), false) => {
             writeln!(
                 out,
                 "{}",
@@ -122,17 +134,12 @@ pub(crate) fn refuse(
     Ok(Outcome::Refused)
 }
 
-/// Whether the set that is promised is the set that a pod gets there.
-pub(crate) fn is_exact(status: &Status) -> bool {
-    let ours =
-        |plugin: &berth_topology::kubelet::Plugin| plugin.resource == names::DEFAULT_RESOURCE;
-    status
-        .plugins
-        .iter()
-        .any(|plugin| ours(plugin) && plugin.registered && plugin.exact)
-}
-
-fn write_json(seen: &Seen, placement: &Placement, out: &mut dyn Write) -> anyhow::Result<()> {
+fn write_json(
+    seen: &Seen,
+    placement: &Placement,
+    inexact: Option<Inexact>,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
     let fit = Fit {
         schema: names::SCHEMA,
         feasible: true,
@@ -142,7 +149,8 @@ fn write_json(seen: &Seen, placement: &Placement, out: &mut dyn Write) -> anyhow
         gb_per_second: placement.gb_per_second,
         numa_nodes: &placement.numa_nodes,
         score: placement.score,
-        exact: is_exact(&seen.status),
+        exact: inexact.is_none() && !placement.gpus.is_empty(),
+        inexact: inexact.map(Inexact::kind),
     };
     writeln!(out, "{}", serde_json::to_string(&fit)?)?;
     Ok(())

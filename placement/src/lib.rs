@@ -96,7 +96,7 @@ pub use kubelet::{HeldCpus, Inexact};
 pub use machine::{Machine, Shapes};
 pub use mix::{Mix, MixError};
 pub use place::{Placement, place, ranked};
-pub use pod::{Admitted, PodFit, PodPlacement, fit_pod, place_pod};
+pub use pod::{Admitted, PodFit, PodPlacement, fit_pod, place_alone, place_pod};
 pub use quality::Bandwidth;
 pub use refusal::Refusal;
 pub use set::{GPUS_MAX, GpuSet};

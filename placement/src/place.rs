@@ -250,7 +250,7 @@ fn rank_on(facts: &Facts, uuid: &GpuUuid, rank: usize, position: usize) -> Rank 
 
 impl Placement {
     /// What is given to who asks for nothing.
-    fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self {
             score: 10,
             future: 10,

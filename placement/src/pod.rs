@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 
 use berth_topology::assignment::ContainerAssignment;
-use berth_topology::claim::{Phase, PodClaim};
+use berth_topology::claim::{ContainerClaim, GpuClaim, Phase, PodClaim};
 use berth_topology::ids::NumaId;
 use berth_topology::link::LinkClass;
 
 use crate::free::Free;
 use crate::kubelet::Inexact;
 use crate::machine::Machine;
+use crate::place::Placement;
 use crate::pod::plan::{Plan, is_ever_admitted, plan};
 use crate::refusal::Refusal;
 use crate::set::GpuSet;
@@ -87,6 +88,29 @@ pub fn place_pod<'a>(
         score: fit.score,
         inexact: fit.inexact,
     })
+}
+
+/// Places the one container of a pod that asks for nothing else, as [`crate::place`] does, but within
+/// what the kubelet can give; and why that is not exact, where it is not.
+///
+/// # Errors
+/// As [`place_pod`].
+pub fn place_alone<'a>(
+    machine: &Machine,
+    free: impl Into<Free<'a>>,
+    claim: &GpuClaim,
+) -> Result<(Placement, Option<Inexact>), Refusal> {
+    let pod = PodClaim {
+        containers: vec![ContainerClaim {
+            name: String::new(),
+            claim: claim.clone(),
+        }],
+        ..PodClaim::default()
+    };
+    let plan = choose_pod(machine, &free.into(), &pod)?;
+    let choice = plan.steps.first().and_then(|step| step.choice.as_ref());
+    let placement = choice.map_or_else(Placement::empty, |choice| choice.placement(machine));
+    Ok((placement, plan.fit(&machine.shape).inexact))
 }
 
 /// Whether and how well the pod fits: the decision of [`place_pod`], at a fraction of its cost.

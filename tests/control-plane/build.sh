@@ -5,6 +5,8 @@
 #
 #   build.sh            builds what is missing; progress on stderr, the folder on stdout
 #   build.sh --where    prints the folder; exit code 1 when it has not been built yet
+#   build.sh topology-manager
+#                       builds the program that admits pods with the kubelet's own packages, prints its path
 #
 # Exit code 3: Go is missing or too old, with a sentence how to get it.
 set -euo pipefail
@@ -29,6 +31,23 @@ folder="$cache/$key"
 
 built() { [ -x "$folder/etcd" ] && [ -x "$folder/kube-apiserver" ] && [ -x "$folder/kube-scheduler" ]; }
 
+# In a folder and under a lock of its own: its modules are others, a change of it builds no server again,
+# and it need not wait for one.
+if [ "${1:-}" = topology-manager ]; then
+    program_hash=$(cat topology-manager/* | sha256sum | cut -c1-16)
+    cache="${cache%/*}/topology-manager"
+    folder="$cache/kubernetes-$kubernetes_version-$program_hash"
+    built() { [ -x "$folder/topology-manager" ]; }
+fi
+
+# What is printed when it is there.
+print_built() {
+    case "${1:-}" in
+        topology-manager) printf '%s\n' "$folder/topology-manager" ;;
+        *) printf '%s\n' "$folder" ;;
+    esac
+}
+
 if [ "${1:-}" = --where ]; then
     printf '%s\n' "$folder"
     built
@@ -36,7 +55,7 @@ if [ "${1:-}" = --where ]; then
 fi
 
 if built; then
-    printf '%s\n' "$folder"
+    print_built "$@"
     exit
 fi
 
@@ -61,7 +80,7 @@ if ! flock --nonblock 9; then
     flock 9
 fi
 if built; then
-    printf '%s\n' "$folder"
+    print_built "$@"
     exit
 fi
 
@@ -81,11 +100,16 @@ build() {
     say "built $3 in $((SECONDS - began)) s"
 }
 
-say "Kubernetes $kubernetes_version and etcd $etcd_version into $folder"
-build etcd go.etcd.io/etcd/server/v3 etcd
-build . k8s.io/kubernetes/cmd/kube-apiserver kube-apiserver
-build . k8s.io/kubernetes/cmd/kube-scheduler kube-scheduler
+if [ "${1:-}" = topology-manager ]; then
+    say "Kubernetes $kubernetes_version's topology manager into $folder"
+    build topology-manager . topology-manager
+else
+    say "Kubernetes $kubernetes_version and etcd $etcd_version into $folder"
+    build etcd go.etcd.io/etcd/server/v3 etcd
+    build . k8s.io/kubernetes/cmd/kube-apiserver kube-apiserver
+    build . k8s.io/kubernetes/cmd/kube-scheduler kube-scheduler
+fi
 chmod 755 "$work"
 mv -T "$work" "$folder"
 trap - EXIT
-printf '%s\n' "$folder"
+print_built "$@"

@@ -33,7 +33,7 @@ fn second_quad_is_the_other_socket_as_json() {
     check(
         "place --machine dgx1-v100 --gpus 4 --taken 0,1,2,3 --json",
         expect![[r#"
-            {"schema":"berth.dev/v1alpha1","feasible":true,"machine":"dgx1-v100","ranks":[{"rank":0,"gpu":"GPU-49c6ba7e-1361-59ae-9e21-4aa81063cbba","index":4,"numaNode":1,"cpus":"20-39,60-79"},{"rank":1,"gpu":"GPU-52e476a9-5b95-5fa6-9620-83238f918389","index":5,"numaNode":1,"cpus":"20-39,60-79"},{"rank":2,"gpu":"GPU-93df3d53-af4e-5ba5-9555-705791b1cbe7","index":6,"numaNode":1,"cpus":"20-39,60-79"},{"rank":3,"gpu":"GPU-e5e83254-7110-5392-b17a-5e1d294af48c","index":7,"numaNode":1,"cpus":"20-39,60-79"}],"weakestLink":"nvlink","gbPerSecond":100.0,"numaNodes":[1],"score":10,"exact":false}
+            {"schema":"berth.dev/v1alpha1","feasible":true,"machine":"dgx1-v100","ranks":[{"rank":0,"gpu":"GPU-49c6ba7e-1361-59ae-9e21-4aa81063cbba","index":4,"numaNode":1,"cpus":"20-39,60-79"},{"rank":1,"gpu":"GPU-52e476a9-5b95-5fa6-9620-83238f918389","index":5,"numaNode":1,"cpus":"20-39,60-79"},{"rank":2,"gpu":"GPU-93df3d53-af4e-5ba5-9555-705791b1cbe7","index":6,"numaNode":1,"cpus":"20-39,60-79"},{"rank":3,"gpu":"GPU-e5e83254-7110-5392-b17a-5e1d294af48c","index":7,"numaNode":1,"cpus":"20-39,60-79"}],"weakestLink":"nvlink","gbPerSecond":100.0,"numaNodes":[1],"score":10,"exact":false,"inexact":"PluginNotOurs"}
             = 0
         "#]],
     );
@@ -44,7 +44,7 @@ fn single_gpu_has_no_link() {
     check(
         "place --machine l40s-4 --gpus 1 --taken 0 --json",
         expect![[r#"
-            {"schema":"berth.dev/v1alpha1","feasible":true,"machine":"l40s-4","ranks":[{"rank":0,"gpu":"GPU-050cfbce-e142-565f-aec4-a36f5bb99be1","index":1,"numaNode":0,"cpus":"0-95,192-287"}],"numaNodes":[0],"score":10,"exact":false}
+            {"schema":"berth.dev/v1alpha1","feasible":true,"machine":"l40s-4","ranks":[{"rank":0,"gpu":"GPU-050cfbce-e142-565f-aec4-a36f5bb99be1","index":1,"numaNode":0,"cpus":"0-95,192-287"}],"numaNodes":[0],"score":10,"exact":false,"inexact":"PluginNotOurs"}
             = 0
         "#]],
     );

@@ -43,8 +43,21 @@ pub fn ours(name: &str) -> Result<PathBuf> {
 /// [`Absent`] where Go is missing; else when the build fails.
 pub fn control_plane() -> Result<&'static Path> {
     static FOLDER: OnceLock<Result<PathBuf, Failure>> = OnceLock::new();
-    match FOLDER.get_or_init(build) {
-        Ok(folder) => Ok(folder),
+    built(FOLDER.get_or_init(|| build(&[])))
+}
+
+/// The program that admits pods with the kubelet's own packages, built if it is not there yet.
+///
+/// # Errors
+/// As [`control_plane`].
+pub fn topology_manager() -> Result<&'static Path> {
+    static PROGRAM: OnceLock<Result<PathBuf, Failure>> = OnceLock::new();
+    built(PROGRAM.get_or_init(|| build(&["topology-manager"])))
+}
+
+fn built(path: &Result<PathBuf, Failure>) -> Result<&Path> {
+    match path {
+        Ok(path) => Ok(path),
         Err(Failure::Absent(absent)) => Err(absent.clone().into()),
         Err(Failure::Broken(why)) => bail!("{why}"),
     }
@@ -57,10 +70,11 @@ enum Failure {
     Broken(String),
 }
 
-fn build() -> Result<PathBuf, Failure> {
+fn build(what: &[&str]) -> Result<PathBuf, Failure> {
     let script = repository().join("tests/control-plane/build.sh");
     // Its progress is shown as it goes: a cold build takes minutes.
     let output = Command::new(&script)
+        .args(what)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()

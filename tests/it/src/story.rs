@@ -122,6 +122,24 @@ pub fn story<F: AsyncFnOnce(&Stage) -> Result<()>>(tell: F) -> Result<()> {
     }
 }
 
+/// Tells a story that needs one program and no control plane.
+///
+/// # Errors
+/// The story's own.
+pub fn story_with_program(
+    name: &str,
+    program: impl FnOnce() -> Result<&'static Path>,
+    tell: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    match program() {
+        Ok(program) => tell(program),
+        Err(error) => match error.downcast_ref::<Absent>() {
+            Some(absent) => skip(name, absent),
+            None => Err(error),
+        },
+    }
+}
+
 /// Says the skip where the test runner does not capture it, at the start of a line: the closing line of
 /// `./x test` counts these.
 fn skip(name: &str, absent: &Absent) -> Result<()> {

@@ -4,6 +4,7 @@ mod api_server;
 mod crashes;
 mod engine;
 mod failover;
+mod kubelet;
 mod policies;
 mod preemption;
 mod preemption_for_wiring;
