@@ -1,6 +1,7 @@
 //! The stories: what a user of the loop sees, on a real control plane.
 
 mod api_server;
+mod churn;
 mod crashes;
 mod engine;
 mod failover;
