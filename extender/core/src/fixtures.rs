@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use berth_topology::allocation::Allocation;
 use berth_topology::assignment::{Assignment, ContainerAssignment, Rank};
-use berth_topology::gpu::{Gpu, GpuNvLink, Health, HealthState};
+use berth_topology::gpu::{Gpu, GpuNvLink, Health, HealthState, Mig, MigInstance};
 use berth_topology::ids::{GpuIndex, GpuUuid, NumaId, PodUid};
 use berth_topology::link::{Link, PairNvLink, Path, Via};
 use berth_topology::node::{NodeTopology, Status};
@@ -22,6 +22,9 @@ use crate::snapshot::Snapshot;
 
 /// What pods ask for.
 pub const RESOURCE: &str = names::DEFAULT_RESOURCE;
+
+/// What pods ask for where GPUs are partitioned.
+pub const MIG_RESOURCE: &str = "nvidia.com/mig-1g.10gb";
 
 /// A Ready Node.
 pub fn node(name: &str) -> Node {
@@ -84,9 +87,32 @@ pub fn status(name: &str, gpu_count: u32) -> Status {
     }
 }
 
+/// The same machine; each GPU of `parted` is in three MIG instances, `MIG-n-3-0` and so on.
+pub fn partitioned(name: &str, parted: &[usize]) -> Status {
+    let mut status = status(name, 8);
+    for gpu in parted {
+        let instance = |number: u32| MigInstance {
+            uuid: GpuUuid(format!("MIG-{name}-{gpu}-{number}")),
+            profile: "1g.10gb".to_owned(),
+            memory_bytes: 10 << 30,
+            compute_slices: 1,
+        };
+        status.gpus[*gpu].mig = Some(Mig {
+            mode: "enabled".to_owned(),
+            instances: (0..3).map(instance).collect(),
+        });
+    }
+    status
+}
+
 /// A pending pod `ns/NAME` with uid `u-NAME` whose one container `c` wants that many GPUs.
 pub fn pod(name: &str, gpu_count: usize) -> Pod {
-    let limits = json!({RESOURCE: gpu_count.to_string()});
+    pod_of(RESOURCE, name, gpu_count)
+}
+
+/// The same, of that resource.
+pub fn pod_of(resource: &str, name: &str, count: usize) -> Pod {
+    let limits = json!({resource: count.to_string()});
     serde_json::from_value(json!({
         "metadata": {"name": name, "namespace": "ns", "uid": format!("u-{name}")},
         "spec": {"containers": [{"name": "c", "resources": {"limits": limits}}]},
@@ -215,18 +241,20 @@ pub fn renewed(node: &str, second: i64) -> Lease {
 
 /// An index that has listed those nodes and nothing else.
 pub fn cluster(nodes: &[&str]) -> Index {
+    let machines: Vec<NodeTopology> = nodes.iter().map(|name| topology(name)).collect();
+    cluster_of(RESOURCE, &machines)
+}
+
+/// The same with those machines, for that resource.
+pub fn cluster_of(resource: &str, machines: &[NodeTopology]) -> Index {
     let now = Instant::now();
-    let mut index = Index::new(RESOURCE, Duration::from_secs(60), now);
-    index.reset_nodes(&nodes.iter().map(|name| node(name)).collect::<Vec<_>>());
-    index.reset_topologies(&nodes.iter().map(|name| topology(name)).collect::<Vec<_>>());
+    let mut index = Index::new(resource, Duration::from_secs(60), now);
+    let names = machines.iter().map(NodeTopology::name);
+    index.reset_nodes(&names.clone().map(node).collect::<Vec<_>>());
+    index.reset_topologies(machines);
     index.reset_pods(Vec::new());
-    index.reset_leases(
-        &nodes
-            .iter()
-            .map(|name| renewed(name, 1))
-            .collect::<Vec<_>>(),
-        now,
-    );
+    let leases: Vec<Lease> = names.map(|name| renewed(name, 1)).collect();
+    index.reset_leases(&leases, now);
     index.reset_budgets(&[]);
     index
 }

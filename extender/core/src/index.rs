@@ -120,7 +120,7 @@ impl Index {
             held: Held::default(),
             budgets: Arc::default(),
             freshness: Freshness::new(stale_after, now),
-            hardware: Hardware::default(),
+            hardware: Hardware::of_resource(resource),
             silent: Silent::default(),
             watches: [Watch::default(); 4],
             dirty: BTreeSet::new(),

@@ -70,8 +70,8 @@ pub struct Topology {
     pub plugin_doubt: Option<Inexact>,
 }
 
-/// What machines of equal hardware share.
-#[derive(Clone, Debug, Default)]
+/// What machines of equal hardware share, for one resource.
+#[derive(Clone, Debug)]
 pub struct Hardware {
     shapes: Shapes,
     wirings: Wirings,
@@ -206,10 +206,23 @@ impl Room {
     }
 }
 
+// === impl Hardware ===
+
+impl Hardware {
+    /// Nothing yet. Units are MIG instances where `resource` names a profile, else whole GPUs.
+    #[must_use]
+    pub fn of_resource(resource: &str) -> Self {
+        Self {
+            shapes: Shapes::default().of_resource(resource),
+            wirings: Wirings::default(),
+        }
+    }
+}
+
 // === impl Topology ===
 
 impl Topology {
-    /// Reads what an agent published as far as `resource` is concerned.
+    /// Reads what an agent published as far as `resource`, which `hardware` is of, is concerned.
     pub fn read(status: &Status, resource: &str, hardware: &mut Hardware) -> Self {
         let machine = hardware.shapes.machine(status);
         let ours = |truth: &&Allocation| truth.resource == resource;

@@ -7,7 +7,7 @@ use berth_placement::{GpuSet, Machine, PodPlacement, Refusal, Shapes, place_pod}
 use berth_topology::assignment::ContainerAssignment;
 use berth_topology::claim::{self, PodClaim};
 use berth_topology::ids::GpuUuid;
-use berth_topology::node::NodeTopology;
+use berth_topology::node::{NodeTopology, Status};
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
@@ -189,14 +189,26 @@ pub fn fresh(kind: &NodeTopology, name: &str) -> NodeTopology {
     };
     node.metadata.name = Some(name.to_owned());
     node.status = node.status.take().map(|mut status| {
-        let gpus = status.gpus.iter();
-        let names: HashMap<GpuUuid, GpuUuid> = gpus
-            .map(|gpu| (gpu.uuid.clone(), GpuUuid(format!("{name}/{}", gpu.index))))
-            .collect();
+        let names = fresh_names(&status, name);
         status.allocations.clear();
         renamed(status, |uuid| names.get(uuid).cloned())
     });
     node
+}
+
+/// `NAME/INDEX` for each GPU, `NAME/INDEX/0` and so on for its MIG instances.
+fn fresh_names(status: &Status, name: &str) -> HashMap<GpuUuid, GpuUuid> {
+    let mut names = HashMap::new();
+    for gpu in &status.gpus {
+        let fresh = format!("{name}/{}", gpu.index);
+        let instances = gpu.mig.iter().flat_map(|mig| &mig.instances).enumerate();
+        names.extend(instances.map(|(number, instance)| {
+            let fresh = GpuUuid(format!("{fresh}/{number}"));
+            (instance.uuid.clone(), fresh)
+        }));
+        names.insert(gpu.uuid.clone(), GpuUuid(fresh));
+    }
+    names
 }
 
 fn check_names(request: &Request, nodes: &[NodeTopology]) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use berth_topology::node::NodeTopology;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::*;
@@ -157,5 +158,47 @@ proptest::proptest! {
                 proptest::prop_assert_eq!(room.free.len() + held.len(), 8);
             }
         }
+    }
+}
+
+#[test]
+fn a_pod_that_wants_mig_instances_is_bound_to_instances_by_their_uuids() {
+    let machine = NodeTopology::new("n", partitioned("n", &[3, 4]));
+    let mut index = cluster_of(MIG_RESOURCE, &[machine, topology("whole")]);
+    let pod = pod_of(MIG_RESOURCE, "p", 2);
+    let ask = |pod: &Pod| Ask::of_pod(pod, MIG_RESOURCE);
+    let verdicts = decide::filter(&snapshot(&mut index), &ask(&pod), &["n", "whole"]);
+    assert_eq!(verdicts.feasible, [("n".to_owned(), 10)]);
+    assert_eq!(verdicts.refused[0].1.kind(), "TooFewGpus");
+
+    index.apply_pod(&pod);
+    let request = Request {
+        namespace: "ns".to_owned(),
+        name: "p".to_owned(),
+        uid: "u-p".into(),
+        node: "n".to_owned(),
+    };
+    let prepared = prepare(&mut index, &request, None, Instant::now());
+    let Ok(Prepared::Post {
+        annotation: Some(text),
+    }) = prepared
+    else {
+        panic!("{prepared:?}");
+    };
+    let told = annotated(pod.clone(), names::ASSIGNMENT, &text);
+    assert_eq!(assigned(&told), ["MIG-n-3-0", "MIG-n-3-1"]);
+
+    // Four of six are left, whether the bind is confirmed yet or not.
+    for is_confirmed in [false, true] {
+        if is_confirmed {
+            settle(&mut index, &request.uid, &Ok(()), Instant::now());
+            index.apply_pod(&bound_by_other(told.clone(), "n"));
+        }
+        let seen = snapshot(&mut index);
+        let fits = |count| {
+            let next = pod_of(MIG_RESOURCE, "next", count);
+            decide::judge(&seen, &ask(&next), "n").is_ok()
+        };
+        assert!(fits(4) && !fits(5), "confirmed: {is_confirmed}");
     }
 }

@@ -289,7 +289,7 @@ impl InputsRow {
 
 impl Tables {
     fn states(&self, resource: &str) -> Result<Vec<Arc<NodeState>>, Error> {
-        let mut hardware = Hardware::default();
+        let mut hardware = Hardware::of_resource(resource);
         let mut topologies = Vec::with_capacity(self.topologies.len());
         for row in &self.topologies {
             let bare = self.wirings.get(row.wiring);

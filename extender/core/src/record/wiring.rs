@@ -19,7 +19,7 @@ const SWEEP_AT_MIN: usize = 64;
 pub struct Wiring {
     /// A [`Status`] as JSON.
     pub text: Arc<str>,
-    /// The GPU at each position.
+    /// The GPU at each position, and after them the MIG instances, GPU by GPU.
     pub uuids: Arc<[GpuUuid]>,
 }
 
@@ -53,7 +53,8 @@ impl Wirings {
 impl Wiring {
     /// What of `status` is hardware.
     pub(crate) fn of(status: &Status) -> Self {
-        let uuids: Arc<[GpuUuid]> = status.gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
+        let gpus = status.gpus.iter().map(|gpu| &gpu.uuid);
+        let uuids: Arc<[GpuUuid]> = gpus.chain(instances(status)).cloned().collect();
         let positions: HashMap<&GpuUuid, usize> = uuids
             .iter()
             .enumerate()
@@ -94,19 +95,30 @@ impl Wiring {
     }
 }
 
+fn instances(status: &Status) -> impl Iterator<Item = &GpuUuid> {
+    let of_gpu = status.gpus.iter().filter_map(|gpu| gpu.mig.as_ref());
+    let instances = of_gpu.flat_map(|mig| &mig.instances);
+    instances.map(|instance| &instance.uuid)
+}
+
 /// Sorts as the positions do.
 fn placeholder(position: usize) -> GpuUuid {
     GpuUuid(format!("@{position:04}"))
 }
 
-/// The same machine with other GPUs: `name` says how each is called, `None` keeps its name.
+/// The same machine with other GPUs and MIG instances: `name` says how each is called, `None` keeps
+/// its name.
 pub fn renamed(mut status: Status, name: impl Fn(&GpuUuid) -> Option<GpuUuid>) -> Status {
     let rename = |uuid: &mut GpuUuid| {
         if let Some(new) = name(uuid) {
             *uuid = new;
         }
     };
-    status.gpus.iter_mut().for_each(|gpu| rename(&mut gpu.uuid));
+    for gpu in &mut status.gpus {
+        rename(&mut gpu.uuid);
+        let instances = gpu.mig.iter_mut().flat_map(|mig| &mut mig.instances);
+        instances.for_each(|instance| rename(&mut instance.uuid));
+    }
     for link in &mut status.links {
         rename(&mut link.a);
         rename(&mut link.b);
@@ -124,7 +136,7 @@ pub fn renamed(mut status: Status, name: impl Fn(&GpuUuid) -> Option<GpuUuid>) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::status;
+    use crate::fixtures::{partitioned, status};
 
     #[test]
     fn nodes_that_are_wired_alike_share_one_text_and_each_gets_its_own_status_back() {
@@ -140,6 +152,17 @@ mod tests {
         };
         assert_eq!(a.status().unwrap(), bare("a"));
         assert_eq!(b.status().unwrap(), bare("b"));
+    }
+
+    #[test]
+    fn instances_of_nodes_that_are_partitioned_alike_are_each_nodes_own() {
+        let mut wirings = Wirings::default();
+        let (a, b) = (
+            wirings.intern(&partitioned("a", &[3, 4])),
+            wirings.intern(&partitioned("b", &[3, 4])),
+        );
+        assert!(Arc::ptr_eq(&a.text, &b.text));
+        assert_eq!(b.status().unwrap().gpus, partitioned("b", &[3, 4]).gpus);
     }
 
     #[test]

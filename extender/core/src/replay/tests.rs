@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use berth_topology::node::NodeTopology;
 use k8s_openapi::api::core::v1::Pod;
 use proptest::prelude::*;
 
@@ -12,11 +13,13 @@ use crate::fixtures::*;
 use crate::index::Index;
 use crate::record::archive::{Archive, Now, Opened, Replica};
 use crate::record::{Asked, Bound, Records};
+use crate::snapshot::Snapshot;
 
 const NODES: [&str; 4] = ["a", "b", "c", "nowhere"];
 
 /// An extender's answers, recorded as its server records them.
 struct Recorder {
+    resource: &'static str,
     index: Index,
     records: Records,
 }
@@ -25,14 +28,23 @@ struct Recorder {
 
 impl Recorder {
     fn new(index: Index) -> Self {
+        Self::of_resource(RESOURCE, index)
+    }
+
+    fn of_resource(resource: &'static str, index: Index) -> Self {
         Self {
+            resource,
             index,
             records: Records::default(),
         }
     }
 
+    fn asked(&mut self, pod: &Pod) -> (Snapshot, Ask) {
+        (snapshot(&mut self.index), Ask::of_pod(pod, self.resource))
+    }
+
     fn filter(&mut self, pod: &Pod, names: &[&str]) {
-        let (snapshot, ask) = (snapshot(&mut self.index), ask(pod));
+        let (snapshot, ask) = self.asked(pod);
         let verdicts = decide::filter(&snapshot, &ask, names);
         let inputs = Inputs::of(&snapshot, &ask, names, Preference::Pack);
         self.records
@@ -40,7 +52,7 @@ impl Recorder {
     }
 
     fn prioritize(&mut self, pod: &Pod, names: &[&str], preference: Preference) {
-        let (snapshot, ask) = (snapshot(&mut self.index), ask(pod));
+        let (snapshot, ask) = self.asked(pod);
         let scores = decide::prioritize(&snapshot, &ask, names, preference);
         let hint = decide::hint(&snapshot, &ask, &scores);
         self.index.hint(&ask.uid, hint, Instant::now());
@@ -79,7 +91,7 @@ impl Recorder {
         let snapshot = snapshot(&mut self.index);
         let archive = Archive::of(Now {
             replica: Replica {
-                resource: RESOURCE.to_owned(),
+                resource: self.resource.to_owned(),
                 ..Replica::default()
             },
             snapshot: &snapshot,
@@ -171,6 +183,38 @@ proptest! {
         for record in &opened.records {
             prop_assert_eq!(replay(record, RESOURCE).unwrap(), Replayed::Same, "{:?}", record);
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    /// So is every decision about MIG instances.
+    #[test]
+    fn a_snapshot_of_partitioned_machines_replays(
+        wishes in proptest::collection::vec(any_wish(), 1..6),
+        parted in proptest::sample::subsequence((0..8).collect::<Vec<usize>>(), 1..4),
+    ) {
+        let machines = NODES[..3].iter().map(|name| NodeTopology::new(name, partitioned(name, &parted)));
+        let machines: Vec<NodeTopology> = machines.collect();
+        let mut recorder = Recorder::of_resource(MIG_RESOURCE, cluster_of(MIG_RESOURCE, &machines));
+        // The first fits in any case.
+        let first = (1, "example.com/other", "x");
+        for (number, (count, key, value)) in [first].iter().chain(&wishes).enumerate() {
+            let pod = pod_of(MIG_RESOURCE, &format!("p{number}"), *count);
+            let pod = annotated(pod, key, value);
+            recorder.filter(&pod, &NODES);
+            recorder.prioritize(&pod, &NODES, Preference::Pack);
+            recorder.bind(&pod, NODES[number % NODES.len()]);
+        }
+        let opened = recorder.reopened();
+        for record in &opened.records {
+            let again = replay(record, MIG_RESOURCE).unwrap();
+            prop_assert_eq!(again, Replayed::Same, "{:?}", record);
+        }
+        let Decided::Bind { annotation: Some(text), .. } = &opened.records[2].decided else {
+            return Err(TestCaseError::fail("the first pod was not bound"));
+        };
+        prop_assert!(text.contains("MIG-a-"), "{}", text);
     }
 }
 
