@@ -194,7 +194,7 @@ pub fn choose(
         .topology
         .as_ref()
         .map(|topology| topology.hash.clone());
-    let is_exact = placement.is_exact();
+    let inexact = placement.inexact;
     let assignment = Assignment {
         schema: names::SCHEMA.to_owned(),
         pod_uid: Some(ask.uid.clone()),
@@ -206,7 +206,7 @@ pub fn choose(
     let placed = Placed {
         link: links.filter_map(|container| container.weakest_link).min(),
         score: placement.score,
-        is_exact,
+        inexact,
     };
     let text = assignment.encode();
     if text.len() > TEXT_BYTES_MAX {
@@ -267,5 +267,7 @@ impl Error {
     }
 }
 
+#[cfg(test)]
+mod livelock;
 #[cfg(test)]
 mod tests;
