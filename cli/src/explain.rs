@@ -162,7 +162,13 @@ fn bound(all: &Explanation) -> String {
     match &all.bind {
         None => "not bound\n".to_owned(),
         Some(bind) => match &bind.error {
-            None => format!("bound to {} at {}\n", bind.node, bind.at),
+            None => {
+                let doubt = bind.inexact.as_ref();
+                let doubt =
+                    doubt.map(|doubt| format!("; the kubelet may give other GPUs: {doubt}"));
+                let doubt = doubt.unwrap_or_default();
+                format!("bound to {} at {}{doubt}\n", bind.node, bind.at)
+            }
             Some(error) => format!("not bound to {} at {}: {error}\n", bind.node, bind.at),
         },
     }

@@ -129,7 +129,7 @@ impl Service {
                 .as_ref()
                 .map_or_else(|error| error.outcome(), |()| "bound"),
         );
-        let bound = Bound::of(request, chosen.annotation, &outcome);
+        let bound = Bound::of(request, chosen.annotation, &outcome).doubted(chosen.inexact);
         let error = bound.error.clone();
         match &error {
             None => tracing::info!(

@@ -13,6 +13,7 @@ use berth_extender_core::index::Index;
 use berth_extender_core::leader::{POST_MAX, READ_MAX};
 use berth_extender_core::pod::PodRecord;
 use berth_extender_core::record::Inputs;
+use berth_placement::Inexact;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
 use tokio::sync::Semaphore;
@@ -47,6 +48,8 @@ pub struct Chosen {
     pub inputs: Option<Inputs>,
     /// The assignment.
     pub annotation: Option<String>,
+    /// Why the kubelet may give other GPUs.
+    pub inexact: Option<Inexact>,
 }
 
 // === impl Binder ===
@@ -143,7 +146,9 @@ impl Binder {
         if let Prepared::Post { annotation } = &prepared {
             chosen.annotation = annotation.as_deref().map(str::to_owned);
         }
-        Ok((prepared, placed(&index, &request.uid)))
+        let placed = placed(&index, &request.uid);
+        chosen.inexact = placed.and_then(|placed| placed.inexact);
+        Ok((prepared, placed))
     }
 
     async fn post(&self, request: &Request, annotation: Option<&str>) -> Result<(), Error> {

@@ -209,7 +209,11 @@ impl Metrics {
     /// A pod was bound with those GPUs.
     pub(crate) fn placed(&self, placed: Placed) {
         let link = placed.link.map_or("none", |link| link.as_str());
-        let exact = if placed.is_exact { "true" } else { "false" };
+        let exact = if placed.inexact.is_none() {
+            "true"
+        } else {
+            "false"
+        };
         let placements = self.placements.get_or_create(&Placement { link, exact });
         placements.inc();
         self.set_quality.observe(f64::from(placed.score) / 10.0);

@@ -95,6 +95,7 @@ fn a_pod_is_explained_from_a_file() {
             ns/two: 2 nodes fit, 1 refused (asked 2026-11-26T04:00:00Z)
             b fits as well as a: both have score 10
             its best set on b: GPUs 5, 6 (link wish met; bandwidth NVLink 50.0 GB/s; NUMA nodes 1; sockets 1; what stays possible 1000; what is cut off NVLink 100000 MB/s, PCIe 0, NUMA neighbours 2)
+            on b the kubelet may give others: PluginNotOurs
             its best set on a: GPUs 6, 7 (link wish met; bandwidth NVLink 50.0 GB/s; NUMA nodes 1; sockets 1; what stays possible 2000; what is cut off NVLink 0 MB/s, PCIe 6, NUMA neighbours 0)
             = 0
         "#]],

@@ -80,7 +80,13 @@ pub struct Bind {
     /// What was written, or was to be: the assignment as JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assignment: Option<String>,
-    /// Why not; absent when it was bound.
+    /// Whether the kubelet can only give those GPUs; absent without an assignment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact: Option<bool>,
+    /// Why it may give others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inexact: Option<String>,
+    /// Why it was not bound; absent when it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -222,6 +228,7 @@ impl Bind {
         let Decided::Bind {
             node,
             annotation,
+            inexact,
             error,
         } = &record.decided
         else {
@@ -230,7 +237,9 @@ impl Bind {
         Some(Self {
             at: record.at.clone(),
             node: node.clone(),
-            assignment: annotation.as_ref().map(ToString::to_string),
+            assignment: annotation.clone(),
+            exact: annotation.as_ref().map(|_| inexact.is_none()),
+            inexact: inexact.clone(),
             error: error.clone(),
         })
     }

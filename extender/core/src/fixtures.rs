@@ -1,13 +1,17 @@
 //! Objects for tests, in one small vocabulary: node `n`, GPUs `n-0` to `n-7` in two NVLink quads.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use berth_topology::allocation::Allocation;
 use berth_topology::assignment::{Assignment, ContainerAssignment, Rank};
+use berth_topology::cpus::CpuList;
 use berth_topology::gpu::{Gpu, GpuNvLink, Health, HealthState, Mig, MigInstance};
 use berth_topology::ids::{GpuIndex, GpuUuid, NumaId, PodUid};
+use berth_topology::kubelet::{Kubelet, Plugin, PluginOwner};
 use berth_topology::link::{Link, PairNvLink, Path, Via};
 use berth_topology::node::{NodeTopology, Status};
+use berth_topology::numa::NumaNode;
 use berth_topology::{lease, names};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -84,6 +88,35 @@ pub fn status(name: &str, gpu_count: u32) -> Status {
         links: pairs.map(|(a, b)| link(a, b)).collect(),
         hash: "h".to_owned(),
         ..Status::default()
+    }
+}
+
+/// The same machine with a kubelet of which everything is known, and Berth's plugin: what is promised
+/// there is exact.
+pub fn exact(name: &str, policy: &str) -> Status {
+    let node = |id: u32| NumaNode {
+        id: NumaId(id),
+        cpus: (id * 16..id * 16 + 16).collect(),
+        ..NumaNode::default()
+    };
+    Status {
+        numa: (0..2).map(node).collect(),
+        kubelet: Kubelet {
+            topology_manager_policy: policy.to_owned(),
+            topology_manager_scope: "container".to_owned(),
+            cpu_manager_policy: "static".to_owned(),
+            topology_manager_policy_options: Some(BTreeMap::new()),
+            cpu_manager_policy_options: Some(BTreeMap::new()),
+            memory_manager_policy: Some("None".to_owned()),
+            reserved_cpus: Some(CpuList::default()),
+        },
+        plugins: vec![Plugin {
+            resource: RESOURCE.to_owned(),
+            owner: PluginOwner::Berth,
+            registered: true,
+            exact: true,
+        }],
+        ..status(name, 8)
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use berth_placement::Inexact;
 use berth_topology::ids::PodUid;
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +80,9 @@ pub enum Decided {
         /// The annotation that was to be written; absent where none was.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         annotation: Option<String>,
+        /// Why the kubelet may give other GPUs than it names; absent where it can only give those.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        inexact: Option<String>,
         /// Why it was not bound; absent when it was.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
@@ -148,6 +152,7 @@ impl Records {
         let decided = Decided::Bind {
             node: bound.node,
             annotation: bound.annotation,
+            inexact: bound.inexact.map(|doubt| doubt.kind().to_owned()),
             error: bound.error,
         };
         let known = self.of_uid(&request.uid);
@@ -261,6 +266,8 @@ pub struct Bound {
     pub node: String,
     /// The annotation that was to be written.
     pub annotation: Option<String>,
+    /// Why the kubelet may give other GPUs.
+    pub inexact: Option<Inexact>,
     /// Why it was not bound.
     pub error: Option<String>,
 }
@@ -370,8 +377,15 @@ impl Bound {
         Self {
             node: request.node.clone(),
             annotation,
+            inexact: None,
             error: outcome.as_ref().err().map(ToString::to_string),
         }
+    }
+
+    /// The same, with why the kubelet may give other GPUs.
+    #[must_use]
+    pub fn doubted(self, inexact: Option<Inexact>) -> Self {
+        Self { inexact, ..self }
     }
 }
 

@@ -76,18 +76,21 @@ fn decide_again(ask: &Ask, inputs: &Inputs, recorded: &Decided) -> Decided {
             node,
             annotation,
             error,
+            ..
         } => {
             let chosen = bind::choose(&snapshot, ask, node);
             match chosen {
                 // What became of the POST is not decided here.
-                Ok((text, ..)) => Decided::Bind {
+                Ok((text, _, placed)) => Decided::Bind {
                     node: node.clone(),
                     annotation: Some(text),
+                    inexact: placed.inexact.map(|doubt| doubt.kind().to_owned()),
                     error: annotation.as_ref().and(error.clone()),
                 },
                 Err(refused) => Decided::Bind {
                     node: node.clone(),
                     annotation: None,
+                    inexact: None,
                     error: Some(refused.to_string()),
                 },
             }

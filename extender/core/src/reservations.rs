@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use berth_placement::Inexact;
 use berth_topology::ids::PodUid;
 use berth_topology::link::LinkClass;
 
@@ -38,8 +39,8 @@ pub struct Placed {
     pub link: Option<LinkClass>,
     /// 0 to 10: the set against the best of that machine.
     pub score: u8,
-    /// Whether the kubelet can only give these GPUs; else they are what it is expected to give.
-    pub is_exact: bool,
+    /// Why the kubelet may give other GPUs; absent where it can only give these.
+    pub inexact: Option<Inexact>,
 }
 
 /// What is known of the POST.

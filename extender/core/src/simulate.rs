@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use berth_placement::{GpuSet, Machine, PodPlacement, Refusal, Shapes, place_pod};
+use berth_placement::{
+    Free, GpuSet, HeldCpus, Inexact, Machine, PodPlacement, Refusal, Shapes, place_pod,
+};
+use berth_topology::allocation::Allocation;
 use berth_topology::assignment::ContainerAssignment;
 use berth_topology::claim::{self, PodClaim};
 use berth_topology::ids::GpuUuid;
@@ -81,6 +84,12 @@ pub struct Outcome {
     /// 0 to 10: the set against the best of that machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<u8>,
+    /// Whether the kubelet there can only give these GPUs; absent where the pod does not fit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exact: Option<bool>,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inexact: Option<&'static str>,
     /// The ranks, by container.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub ranks: BTreeMap<String, ContainerAssignment>,
@@ -116,8 +125,14 @@ pub enum Error {
     NoSuchNode(String),
 }
 
-/// One node, ready to be placed on: what is wired how, and what is free. Nothing fits without it.
-type Room = Option<(Machine, GpuSet)>;
+/// One node's machine, and what of it is free.
+struct Room {
+    machine: Machine,
+    gpus: GpuSet,
+    /// CPUs that containers hold alone.
+    cpus: HeldCpus,
+    doubt: Option<Inexact>,
+}
 
 /// Answers a request. `may_go_on` is asked before each placement.
 ///
@@ -131,7 +146,7 @@ pub fn simulate(
     check_size(request)?;
     let nodes = nodes(request);
     check_names(request, &nodes)?;
-    let rooms = rooms(request, &nodes, &may_go_on)?;
+    let rooms = rooms(request, &nodes, resource, &may_go_on)?;
     let mut answers = Vec::with_capacity(request.pods.len());
     for pod in &request.pods {
         let claim = PodClaim::of_pod(pod, resource);
@@ -235,9 +250,10 @@ fn cut(name: &str) -> String {
 fn rooms<'a>(
     request: &Request,
     nodes: &'a [NodeTopology],
+    resource: &str,
     may_go_on: impl Fn() -> bool,
-) -> Result<Vec<(&'a str, Room)>, Error> {
-    let mut shapes = Shapes::default();
+) -> Result<Vec<(&'a str, Option<Room>)>, Error> {
+    let mut shapes = Shapes::default().of_resource(resource);
     let mut held: HashMap<&str, BTreeSet<&GpuUuid>> = HashMap::new();
     for resident in &request.residents {
         let of_node = held.entry(&resident.node).or_default();
@@ -249,29 +265,52 @@ fn rooms<'a>(
             return Err(Error::TooLong);
         }
         let held = held.remove(node.name()).unwrap_or_default();
-        let room = node.status.as_ref().map(|status| {
-            let machine = shapes.machine(status);
-            let free = machine.all().difference(machine.set_of(held));
-            (machine, free)
-        });
+        let status = node.status.as_ref();
+        let room = status.map(|status| Room::of(shapes.machine(status), status, resource, &held));
         rooms.push((node.name(), room));
     }
     Ok(rooms)
 }
 
 fn placed(
-    room: Option<&(Machine, GpuSet)>,
+    room: Option<&Room>,
     claim: &Result<PodClaim, claim::Error>,
     resource: &str,
 ) -> Result<PodPlacement, Refusal> {
     let claim = claim
         .as_ref()
         .map_err(|error| Refusal::BadClaim(error.clone()))?;
-    let (machine, free) = room.ok_or(Refusal::NoTopology)?;
-    if machine.is_dra_managed(resource) {
+    let room = room.ok_or(Refusal::NoTopology)?;
+    if room.machine.is_dra_managed(resource) {
         return Err(Refusal::DraManaged);
     }
-    place_pod(machine, *free, claim)
+    place_pod(&room.machine, room.free(), claim)
+}
+
+// === impl Room ===
+
+impl Room {
+    /// What residents do not hold. A container holds its CPUs alone as long as it holds its GPUs.
+    fn of(machine: Machine, status: &Status, resource: &str, held: &BTreeSet<&GpuUuid>) -> Self {
+        let gpus = machine.set_of(held.iter().copied());
+        let stays = |truth: &&Allocation| machine.set_of(&truth.devices).is_subset(gpus);
+        let truths = status.allocations.iter().filter(stays);
+        let lists = truths.filter_map(|truth| truth.cpus.as_ref());
+        Self {
+            gpus: machine.all().difference(gpus),
+            cpus: machine.held_cpus(lists, std::iter::empty()),
+            doubt: machine.plugin_doubt(resource),
+            machine,
+        }
+    }
+
+    fn free(&self) -> Free<'_> {
+        Free {
+            gpus: self.gpus,
+            cpus: Some(&self.cpus),
+            doubt: self.doubt,
+        }
+    }
 }
 
 // === impl Outcome ===
@@ -282,6 +321,8 @@ impl Outcome {
             Ok(placement) => Self {
                 feasible: true,
                 score: Some(placement.score),
+                exact: Some(placement.is_exact()),
+                inexact: placement.inexact.map(Inexact::kind),
                 ranks: placement.containers,
                 reason: None,
             },

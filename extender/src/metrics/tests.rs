@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use berth_placement::Inexact;
 use berth_topology::link::LinkClass;
 
 use super::*;
@@ -20,7 +21,7 @@ fn used() -> Metrics {
     metrics.placed(Placed {
         link: Some(LinkClass::NvLink),
         score: 6,
-        is_exact: false,
+        inexact: Some(Inexact::PluginNotOurs),
     });
     metrics.waited(Duration::from_micros(2));
     metrics.poked("poked");

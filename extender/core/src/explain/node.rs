@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use berth_placement::{Bandwidth, Criteria, GpuSet, Ranked, ranked};
+use berth_placement::{Bandwidth, Criteria, GpuSet, PodPlacement, Ranked, ranked};
 use berth_topology::claim::{ContainerClaim, GpuClaim};
+use berth_topology::ids::NumaId;
 use serde::{Deserialize, Serialize};
 
 use crate::decide::{self, Ask};
@@ -23,6 +24,12 @@ pub struct NodeStory {
     /// Why the pod does not fit; absent where it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
+    /// Whether the kubelet can only give the GPUs that are promised; absent where the pod does not fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact: Option<bool>,
+    /// Why it may give others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inexact: Option<String>,
     /// Hash of the topology that its agent published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topology_hash: Option<String>,
@@ -47,6 +54,13 @@ pub struct NodeStory {
 pub struct Container {
     /// Its name.
     pub name: String,
+    /// Indices in rank order of what it would be given, beside the other containers and within what
+    /// the kubelet can give; empty where the pod does not fit, and for an init container.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub given: Vec<u32>,
+    /// NUMA nodes that the kubelet's topology manager decides on; absent where it has no wish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numa_nodes: Option<Vec<NumaId>>,
     /// The best sets for one group of its ranks, best first.
     pub sets: Vec<SetStory>,
 }
@@ -83,6 +97,9 @@ impl NodeStory {
         {
             story.tell(state, topology, ask);
         }
+        if let Ok(placement) = decide::choose(snapshot, ask, name) {
+            story.promise(&placement);
+        }
         story
     }
 
@@ -105,8 +122,24 @@ impl NodeStory {
         let told = |container: &ContainerClaim| Container {
             name: container.name.clone(),
             sets: sets(topology, state.room.free, &container.claim),
+            ..Container::default()
         };
         self.containers = claim.containers.iter().map(told).collect();
+    }
+
+    /// What the pod would be given.
+    fn promise(&mut self, placement: &PodPlacement) {
+        self.exact = Some(placement.is_exact());
+        self.inexact = placement.inexact.map(|doubt| doubt.kind().to_owned());
+        for container in &mut self.containers {
+            let name = &container.name;
+            let ranks = placement.containers.get(name).map(|given| &given.ranks);
+            let indices = ranks.into_iter().flatten().filter_map(|rank| rank.index);
+            container.given = indices.map(|index| index.0).collect();
+            let admitted = placement.admitted.iter();
+            let mut of_name = admitted.filter(|one| one.container == *name);
+            container.numa_nodes = of_name.next().and_then(|one| one.numa_nodes.clone());
+        }
     }
 }
 

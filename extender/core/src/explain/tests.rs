@@ -1,5 +1,9 @@
 //! Stories about one pod, as people would read them.
 
+use berth_topology::gpu::HealthState;
+use berth_topology::ids::NumaId;
+use berth_topology::node::NodeTopology;
+
 use super::*;
 use crate::bind;
 use crate::decide::{self, Preference};
@@ -126,6 +130,46 @@ fn a_bind_is_told_with_its_assignment_or_its_error() {
         sentences.iter().any(|one| one.contains("was bound to b")),
         "{sentences:?}"
     );
+}
+
+#[test]
+fn what_the_kubelet_will_do_is_told_of_each_node_and_of_the_bind() {
+    let mut index = cluster(&["a", "b"]);
+    let mut strict = NodeTopology::new("a", exact("a", "single-numa-node"));
+    strict.status.as_mut().unwrap().gpus[0].health.state = HealthState::Failed;
+    index.apply_topology(&strict);
+    let pod = pod("p", 2);
+    let (snapshot, ask) = (snapshot(&mut index), ask(&pod));
+    let (names, mut records) = (["a", "b"], Records::default());
+    let verdicts = decide::filter(&snapshot, &ask, &names);
+    let inputs = Inputs::of(&snapshot, &ask, &names, Preference::Pack);
+    records.filtered(&Asked::of(&pod), "then".to_owned(), inputs, &verdicts);
+    let request = bind::Request {
+        namespace: "ns".to_owned(),
+        name: "p".to_owned(),
+        uid: "u-p".into(),
+        node: "b".to_owned(),
+    };
+    let (text, _, placed) = bind::choose(&snapshot, &ask, "b").unwrap();
+    let bound = Bound::of(&request, Some(text), &Ok(())).doubted(placed.inexact);
+    records.bound(&request, "later".to_owned(), None, bound);
+
+    let all = explained(&records, Some("b"));
+    let story = |name: &str| all.nodes.iter().find(|story| story.node == name).unwrap();
+    assert_eq!((story("a").exact, &story("a").inexact), (Some(true), &None));
+    // Alone the kubelet decides on the lowest node with room, whatever is left behind.
+    assert_eq!(story("a").containers[0].given, [1, 2]);
+    assert_eq!(story("a").containers[0].numa_nodes, Some(vec![NumaId(0)]));
+    assert_eq!(story("b").exact, Some(false));
+    assert_eq!(story("b").inexact.as_deref(), Some("PluginNotOurs"));
+    let bind = all.bind.clone().unwrap();
+    assert_eq!(
+        (bind.exact, bind.inexact),
+        (Some(false), story("b").inexact.clone())
+    );
+    let sentences = all.why_not.unwrap().sentences;
+    let doubt = "on b the kubelet may give others: PluginNotOurs";
+    assert!(sentences.iter().any(|one| one == doubt), "{sentences:?}");
 }
 
 #[test]

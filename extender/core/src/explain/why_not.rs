@@ -1,6 +1,6 @@
 //! Why one node is not the pod's, in sentences.
 
-use super::{Explanation, NodeStory, WhyNot};
+use super::{Container, Explanation, NodeStory, WhyNot};
 
 pub(super) fn not_kept(node: &str) -> WhyNot {
     WhyNot {
@@ -97,6 +97,7 @@ fn lost(all: &Explanation, story: &NodeStory) -> Vec<String> {
         None => vec![format!("{node} fits")],
     };
     sentences.extend(best_set(story));
+    sentences.extend(promise(story));
     if let Some(best) = all.preferred.as_deref().filter(|best| *best != node) {
         let best = all.nodes.iter().find(|story| story.node == best);
         sentences.extend(best.and_then(best_set));
@@ -127,6 +128,24 @@ fn best_set(story: &NodeStory) -> Option<String> {
         list(&set.gpus),
         criteria.join("; ")
     ))
+}
+
+/// Where the kubelet has the last word.
+fn promise(story: &NodeStory) -> Vec<String> {
+    let is_other = |container: &&Container| {
+        let best = container.sets.first();
+        best.is_some_and(|best| !container.given.is_empty() && container.given != best.gpus)
+    };
+    let others = story.containers.iter().filter(is_other);
+    let given = others.map(|container| {
+        let (name, gpus) = (&container.name, list(&container.given));
+        format!("beside the others and by the kubelet's rules {name} gets GPUs {gpus} there")
+    });
+    let doubt = story
+        .inexact
+        .as_ref()
+        .map(|doubt| format!("on {} the kubelet may give others: {doubt}", story.node));
+    given.chain(doubt).collect()
 }
 
 fn list(gpus: &[u32]) -> String {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use berth_placement::HeldCpus;
 use serde::Serialize;
 
 use super::Asked;
@@ -46,6 +47,9 @@ struct NodeView<'a> {
     is_ready: bool,
     free: Option<u64>,
     unknown_count: usize,
+    /// CPUs that containers hold alone; absent where none do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpus: Option<(Vec<u16>, bool)>,
     holders: Vec<&'a str>,
 }
 
@@ -141,6 +145,10 @@ impl Inputs {
                 is_ready: state.is_some_and(|state| state.is_ready),
                 free: state.map(|state| state.room.free.bits()),
                 unknown_count: state.map_or(0, |state| state.room.unknown_count),
+                cpus: state
+                    .map(|state| state.room.cpus)
+                    .filter(|cpus| *cpus != HeldCpus::default())
+                    .map(|cpus| cpus.parts()),
                 holders: state.map_or(Vec::new(), |state| {
                     state.holders.iter().map(|one| one.uid.as_str()).collect()
                 }),

@@ -77,11 +77,12 @@ impl Recorder {
             Ok(Prepared::Post { annotation }) => annotation.as_deref().map(str::to_owned),
             _ => None,
         };
+        let doubt = bind::placed(&self.index, &request.uid).and_then(|placed| placed.inexact);
         let outcome = prepared.map(|_| ());
         if outcome.is_ok() {
             bind::settle(&mut self.index, &request.uid, &outcome, now);
         }
-        let bound = Bound::of(&request, annotation, &outcome);
+        let bound = Bound::of(&request, annotation, &outcome).doubted(doubt);
         self.records.bound(&request, String::new(), inputs, bound);
     }
 

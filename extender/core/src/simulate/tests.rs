@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use berth_topology::ids::GpuIndex;
 use serde_json::json;
 
 use super::*;
@@ -56,6 +57,47 @@ fn a_template_stands_for_as_many_nodes_as_asked_and_no_two_share_a_gpu() {
     let distinct: BTreeSet<&String> = gpus.iter().collect();
     assert_eq!(distinct.len(), 16, "{gpus:?}");
     assert!(distinct.contains(&"new-2/7".to_owned()));
+}
+
+#[test]
+fn a_promise_is_exact_where_the_kubelet_and_its_plugin_say_so() {
+    let mut held = exact("b", "single-numa-node");
+    let truths = [("r", "0-15", 0..4), ("gone", "16-31", 4..8)];
+    held.allocations = truths
+        .map(|(pod, cpus, gpus)| Allocation {
+            cpus: Some(cpus.parse().unwrap()),
+            ..allocation(pod, "b", &gpus.collect::<Vec<u32>>())
+        })
+        .to_vec();
+    let mut busy = pod("busy", 1);
+    let limits = json!({RESOURCE: "1", "cpu": "2", "memory": "1Gi"});
+    busy.spec.as_mut().unwrap().containers[0].resources =
+        serde_json::from_value(json!({"limits": limits})).unwrap();
+    let answers = answer(json!({
+        "nodes": [NodeTopology::new("a", exact("a", "single-numa-node")),
+                  NodeTopology::new("b", held), topology("c")],
+        // NUMA node 0 is held; `gone` has left since.
+        "residents": [{"node": "b", "gpus": ["b-0", "b-1", "b-2", "b-3"]}],
+        "pods": [pod("two", 2), pod("six", 6), busy],
+    }));
+    let told = |pod: usize, node: &str| {
+        let one = &answers[pod].nodes[node];
+        let reason = one.reason.as_ref().map(|reason| reason.kind.clone());
+        (one.exact, one.inexact.map(str::to_owned).or(reason))
+    };
+    assert_eq!(told(0, "a"), (Some(true), None));
+    assert_eq!(
+        told(0, "c"),
+        (Some(false), Some("PluginNotOurs".to_owned()))
+    );
+    let never = Some("KubeletNeverAdmits".to_owned());
+    assert_eq!(told(1, "a"), (None, never));
+    // The CPUs of a container whose GPUs no resident holds are free again.
+    assert_eq!(told(2, "b"), (Some(true), None));
+    assert_eq!(
+        answers[2].nodes["b"].ranks["c"].ranks[0].index,
+        Some(GpuIndex(4))
+    );
 }
 
 #[track_caller]
