@@ -90,7 +90,7 @@ pub fn place_pod<'a>(
     })
 }
 
-/// Places the one container of a pod that asks for nothing else, as [`crate::place`] does, but within
+/// Places the one container of a pod that asks for nothing else, as [`crate::place()`] does, but within
 /// what the kubelet can give; and why that is not exact, where it is not.
 ///
 /// # Errors
