@@ -1,4 +1,5 @@
-//! Who leads: watches the scheduler's Lease, reads it, and has pods listed again after a change.
+//! Who leads: watches the scheduler's Lease, reads it, and has pods listed again after a change and
+//! after a start.
 //!
 //! The watch says of a change at once. The reads say when a renewal was not there yet, which no watch
 //! can: how late it is, it does not know.
@@ -52,11 +53,12 @@ struct Holder(Arc<Leadership>, Mutex<Instant>);
 // === impl Leadership ===
 
 impl Leadership {
-    /// A replica that leads while `identity` holds the Lease; always without one.
+    /// A replica whose process began at `started`, and that leads while `identity` holds the Lease;
+    /// always without one.
     #[must_use]
-    pub fn new(identity: Option<String>) -> Self {
+    pub fn new(identity: Option<String>, started: Instant) -> Self {
         Self {
-            leader: Mutex::new(Leader::new(identity)),
+            leader: Mutex::new(Leader::new(identity, started)),
             fence: Mutex::default(),
             list_again: Notify::new(),
         }
@@ -101,6 +103,11 @@ pub fn spawn(
         metrics.clone(),
     ));
     tasks.spawn(read(leases, lease.name.clone(), leadership.clone()));
+}
+
+/// Has pods listed again whenever others have stopped that may have bound some, with a lease or
+/// without: an extender's former process is one of them.
+pub fn spawn_look(tasks: &mut JoinSet<()>, leadership: &Arc<Leadership>) {
     let leadership = leadership.clone();
     tasks.spawn(async move {
         let mut ticks = interval(LOOK_EVERY);

@@ -62,7 +62,7 @@ pub async fn run(args: &args::Args) -> anyhow::Result<()> {
     let mut index = Index::new(&args.resource, args.stale_after.0, Instant::now());
     index.rack_label.clone_from(&args.rack_label);
     let index = Arc::new(Mutex::new(index));
-    let leadership = Arc::new(Leadership::new(args.leader_identity()?));
+    let leadership = Arc::new(Leadership::new(args.leader_identity()?, Instant::now()));
     let metrics: Arc<metrics::Metrics> = Arc::default();
     let binder = bind::Binder::new(index.clone(), client.clone(), metrics.clone());
     let service = Arc::new(answer::Service {
@@ -76,6 +76,7 @@ pub async fn run(args: &args::Args) -> anyhow::Result<()> {
         preference: args.preference(),
     });
     let mut tasks = watch::spawn(&client, &index, &leadership, &service.metrics);
+    leadership::spawn_look(&mut tasks, &leadership);
     if let Some(lease) = args.leader_lease() {
         leadership::spawn(&mut tasks, &client, lease, &leadership, &service.metrics);
     }

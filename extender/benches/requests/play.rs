@@ -19,8 +19,8 @@ const SLICE: usize = 50;
 const PAUSE: Duration = Duration::from_millis(1);
 /// As kube-scheduler's patience.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Until somebody else's extender answers at all.
-const PEER_WITHIN: Duration = Duration::from_secs(60);
+/// Until an extender answers filter at all.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(120);
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
 
 /// How nodes are sent.
@@ -83,16 +83,22 @@ impl Target {
         }
     }
 
-    /// Until it answers anything.
+    /// Until it answers filter. Ours is ready before: for some seconds a process that ran before it
+    /// might still bind.
     pub(crate) fn wait(&self) -> Outcome<()> {
         let began = Instant::now();
-        while let Err(error) = self.agent.get(&self.url).call() {
-            if began.elapsed() > PEER_WITHIN {
-                return Err(format!("{} at {}: {error}", self.name, self.url).into());
+        loop {
+            let asked = self.agent.post(format!("{}/filter", self.url)).send("{}");
+            let why = match asked {
+                Ok(answer) if answer.status() != 503 => return Ok(()),
+                Ok(_) => "it says 503".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            if began.elapsed() > ANSWERS_WITHIN {
+                return Err(format!("{} at {}: {why}", self.name, self.url).into());
             }
             thread::sleep(Duration::from_millis(200));
         }
-        Ok(())
     }
 
     fn post(&self, verb: &str, body: &str) -> Outcome<(Took, Value)> {

@@ -16,6 +16,9 @@
 //! *When was a renewal written?* Not before a quorum read began that did not find it: so we time our
 //! own right to bind from the last such read. Not after we saw it: so we time another's from then.
 //! The two bounds leave no moment at which both replicas bind, however late either's watch is.
+//!
+//! A process that starts is another's successor, too, with a lease or without: the one before it may
+//! have been killed with a binding on its way. So it waits as after a change of leader.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -34,13 +37,13 @@ const DURATION: Duration = Duration::from_secs(15);
 pub const READ_MAX: Duration = Duration::from_millis(700);
 /// Longest that one binding's POST may take effect after it was sent; the API server is told.
 pub const POST_MAX: Duration = Duration::from_secs(2);
+/// How long after a request's deadline the API server may still commit what it was about to.
+pub const COMMIT_MAX: Duration = Duration::from_millis(300);
 /// Less is not worth a POST.
 const POST_MIN: Duration = Duration::from_millis(200);
 /// A scheduler that gives its lease back has stopped, so nothing is begun after that. What its
 /// extender had begun reads a pod and sends one POST; the rest is for a commit at the last moment.
-const HANDOVER: Duration = READ_MAX
-    .saturating_add(POST_MAX)
-    .saturating_add(Duration::from_millis(300));
+pub const HANDOVER: Duration = READ_MAX.saturating_add(POST_MAX).saturating_add(COMMIT_MAX);
 
 /// What is known of the scheduler's Lease.
 #[derive(Debug)]
@@ -56,7 +59,7 @@ pub struct Leader {
     read_began: Option<Instant>,
     /// Until when bindings of the replica that holds it may take effect, if it is another.
     holder_until: Option<Instant>,
-    /// Until when those of other replicas may that held it before.
+    /// Until when those of other replicas may that held it before, and of our own former process.
     former_until: Option<Instant>,
 }
 
@@ -89,7 +92,7 @@ pub enum Why {
     NotHolder,
     /// Its scheduler holds the lease, but no renewal was seen that is young enough.
     Lapsed,
-    /// What the replica that led before has begun may still take effect.
+    /// What the replica that led before, or this one's former process, has begun may still take effect.
     OthersBind,
     /// Pods have not been listed since.
     Unlisted,
@@ -98,9 +101,10 @@ pub enum Why {
 // === impl Leader ===
 
 impl Leader {
-    /// A replica that leads while `identity` holds the Lease; always without one.
+    /// A replica that leads while `identity` holds the Lease; always without one. Its process began at
+    /// `started`, after the one before it had ended.
     #[must_use]
-    pub fn new(identity: Option<String>) -> Self {
+    pub fn new(identity: Option<String>, started: Instant) -> Self {
         Self {
             identity,
             is_retired: false,
@@ -108,7 +112,7 @@ impl Leader {
             version: 0,
             read_began: None,
             holder_until: None,
-            former_until: None,
+            former_until: Some(started + HANDOVER),
         }
     }
 
@@ -315,10 +319,10 @@ impl fmt::Display for Why {
             Self::NotHolder => "this replica's scheduler does not lead",
             Self::Lapsed => "no recent renewal of the lease of this replica's scheduler was seen",
             Self::OthersBind => {
-                "bindings of the replica that led before may still be under way; trying again later"
+                "bindings of whoever answered before may still be under way; trying again later"
             }
             Self::Unlisted => {
-                "pods are being listed again after the change of leader; trying again later"
+                "pods are being listed, to see what whoever answered before has bound; trying again later"
             }
         })
     }

@@ -52,7 +52,7 @@ fn world() -> World {
 }
 
 fn leading() -> Arc<Leadership> {
-    let leadership = Arc::new(Leadership::new(None));
+    let leadership = Arc::new(crate::http::tests::leadership(None));
     lock(&leadership.fence).begin(Instant::now());
     lock(&leadership.fence).end();
     leadership
@@ -165,7 +165,7 @@ async fn a_pod_of_the_same_name_that_is_another_one_is_not_met() {
 #[actix_web::test]
 async fn a_replica_that_does_not_lead_evicts_nobody() {
     let mut world = world();
-    world.evictor.leadership = Arc::new(Leadership::new(Some("me".to_owned())));
+    world.evictor.leadership = Arc::new(crate::http::tests::leadership(Some("me")));
     world.look(10).await;
     assert!(world.evicted().is_empty());
     assert!(lock(&world.evictor.stranded).is_empty());

@@ -11,6 +11,7 @@ use crate::fake_api::FakeApi;
 use crate::lock;
 use berth_extender_core::fixtures::*;
 use berth_extender_core::index::Index;
+use berth_extender_core::leader::HANDOVER;
 
 pub(crate) struct World {
     pub(crate) api: FakeApi,
@@ -35,7 +36,7 @@ pub(crate) fn world_on(api: FakeApi, index: Index, identity: Option<&str>) -> Wo
         resource: RESOURCE.to_owned(),
         preference: berth_extender_core::decide::Preference::Pack,
     };
-    let leadership = Arc::new(Leadership::new(identity.map(str::to_owned)));
+    let leadership = Arc::new(leadership(identity));
     lock(&leadership.fence).begin(Instant::now());
     lock(&leadership.fence).end();
     let runtime = tokio::runtime::Handle::current();
@@ -49,6 +50,13 @@ pub(crate) fn world_on(api: FakeApi, index: Index, identity: Option<&str>) -> Wo
             identity: None,
         },
     }
+}
+
+/// Of a process that was started long enough ago.
+pub(crate) fn leadership(identity: Option<&str>) -> Leadership {
+    let started = Instant::now().checked_sub(HANDOVER);
+    let started = started.expect("the machine runs longer than that");
+    Leadership::new(identity.map(str::to_owned), started)
 }
 
 // === impl World ===
@@ -185,6 +193,22 @@ async fn nothing_is_decided_before_the_cluster_was_listed() {
     assert_eq!(world.get("/healthz").await.0, StatusCode::OK);
     let request = TestRequest::post().uri("/filter").set_payload("{}");
     assert_eq!(world.send(request).await.0, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[actix_web::test]
+async fn a_process_that_has_just_started_is_ready_and_decides_nothing() {
+    let mut world = world(cluster(&["a"]), None);
+    let leadership = Leadership::new(None, Instant::now());
+    lock(&leadership.fence).begin(Instant::now());
+    lock(&leadership.fence).end();
+    world.shared.leadership = Arc::new(leadership);
+    assert_eq!(world.get("/readyz").await.0, StatusCode::OK);
+    for path in ["/filter", "/prioritize", "/bind", "/preempt"] {
+        let request = TestRequest::post().uri(path).set_payload("{}");
+        let (status, why) = world.send(request).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert!(why.contains("whoever answered before"), "{path}: {why}");
+    }
 }
 
 #[actix_web::test]

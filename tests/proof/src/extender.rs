@@ -116,7 +116,7 @@ impl Extender {
         Self {
             index: Stock::get().index.clone(),
             waiting: Waiting::default(),
-            leader: Leader::new(is_paired.then(|| host(number))),
+            leader: Leader::new(is_paired.then(|| host(number)), instant(1)),
             fence: Fence::default(),
             listing: None,
             read: None,

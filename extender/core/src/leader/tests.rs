@@ -64,14 +64,15 @@ struct Replica {
 // === impl Replica ===
 
 impl Replica {
-    /// On host `a`, with everything listed at second 0.
+    /// On host `a`, with everything listed at second 0, when its former process's bindings are over.
     fn new() -> Self {
-        let start = Instant::now();
+        let started = Instant::now();
+        let start = started + HANDOVER;
         let mut fence = Fence::default();
         fence.begin(start);
         fence.end();
         Self {
-            leader: Leader::new(Some("a".to_owned())),
+            leader: Leader::new(Some("a".to_owned()), started),
             fence,
             start,
         }
@@ -159,8 +160,8 @@ fn an_older_version_than_was_seen_says_nothing_also_after_a_deletion() {
 
 #[test]
 fn one_that_is_told_to_end_starts_no_binding() {
-    let mut leader = Leader::new(None);
     let now = Instant::now();
+    let mut leader = Leader::new(None, now);
     assert_eq!(leader.bind_within(now), Some(POST_MAX));
     leader.retire();
     assert_eq!(leader.bind_within(now), None);
@@ -243,15 +244,42 @@ fn one_that_starts_just_after_a_change_waits_for_whoever_was_before() {
 }
 
 #[test]
-fn without_a_lease_it_always_leads() {
-    let leader = Leader::new(None);
+fn without_a_lease_it_always_leads_once_its_former_process_can_bind_no_more() {
+    let started = Instant::now();
+    let leader = Leader::new(None, started);
     let mut fence = Fence::default();
-    let now = Instant::now();
-    assert!(leader.leads(now));
-    assert_eq!(leader.standing(&fence, now), Standing::No(Why::Unlisted));
-    fence.begin(now);
+    fence.begin(started);
     fence.end();
-    assert_eq!(leader.standing(&fence, now), Standing::Serves);
+    let early = started + HANDOVER - Duration::from_millis(1);
+    assert!(leader.leads(early) && !leader.wants_list(&fence, early));
+    assert_eq!(
+        leader.standing(&fence, early),
+        Standing::No(Why::OthersBind)
+    );
+    let later = started + HANDOVER;
+    assert_eq!(leader.standing(&fence, later), Standing::No(Why::Unlisted));
+    assert!(leader.wants_list(&fence, later));
+    fence.begin(later);
+    fence.end();
+    assert_eq!(leader.standing(&fence, later), Standing::Serves);
+    assert!(!leader.wants_list(&fence, later));
+}
+
+#[test]
+fn with_a_lease_its_former_process_is_waited_for_too() {
+    let started = Instant::now();
+    let mut replica = Replica {
+        leader: Leader::new(Some("a".to_owned()), started),
+        fence: Fence::default(),
+        start: started,
+    };
+    replica.read(Some(&held("a_1", 100, 160, 3)), 0.0);
+    replica.apply(&held("a_1", 100, 162, 3), 2.0);
+    replica.list(2.0);
+    assert_eq!(replica.standing(2.9), Standing::No(Why::OthersBind));
+    assert_eq!(replica.standing(3.0), Standing::No(Why::Unlisted));
+    replica.list(3.0);
+    assert_eq!(replica.standing(3.0), Standing::Serves);
 }
 
 mod two;

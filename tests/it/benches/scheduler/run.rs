@@ -25,6 +25,8 @@ use crate::{facts, metrics};
 
 /// Until every pod is bound, on a loaded machine.
 const RUN_WITHIN: Duration = Duration::from_secs(120);
+/// So long an extender that has started lets pass what a process before it may have sent.
+const FORMER_WITHIN: Duration = Duration::from_secs(4);
 /// Requests under way at once.
 const AT_ONCE: usize = 8;
 
@@ -168,6 +170,7 @@ impl Schedulers {
                     .host_name(name);
                 let process = Process::start(program, OnExit::Stay, &cluster.folder)?;
                 wait_until_ready(extender_port).await?;
+                tokio::time::sleep(FORMER_WITHIN).await;
                 Some((process, extender_port))
             }
         };

@@ -61,8 +61,9 @@ struct Extender {
 
 impl World {
     fn new(seed: u64) -> Self {
+        let start = Instant::now();
         let extender = |host: &str| Extender {
-            leader: Leader::new(Some(host.to_owned())),
+            leader: Leader::new(Some(host.to_owned()), start),
             fence: Fence::default(),
             shown: 0,
             lag: 0,
@@ -76,7 +77,7 @@ impl World {
         let mut world = Self {
             now: 0,
             random: seed | 1,
-            start: Instant::now(),
+            start,
             written: Vec::new(),
             schedulers: Default::default(),
             extenders: HOSTS.map(extender),
