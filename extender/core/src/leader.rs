@@ -223,7 +223,8 @@ impl Leader {
         // Counted from the last deletion; each holder that follows another counts one more.
         let terms = match &self.seen {
             Some(before) => seen.transitions.checked_sub(before.transitions),
-            None if seen.transitions == 0 => Some(0),
+            // A read may have missed one that was deleted.
+            None if seen.transitions == 0 && is_next => Some(0),
             None => None,
         };
         if seen.holder.is_empty() {

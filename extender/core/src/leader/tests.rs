@@ -130,7 +130,7 @@ fn the_right_to_bind_counts_from_the_last_read_that_did_not_find_the_renewal() {
 #[test]
 fn the_first_renewal_that_is_seen_proves_nothing_and_a_relist_extends_nothing() {
     let mut replica = Replica::new();
-    replica.read(Some(&lease("a_1", 1)), 0.0);
+    replica.read(Some(&held("a_1", -60, 1, 0)), 0.0);
     assert_eq!(replica.standing(0.0), Standing::No(Why::Lapsed));
     replica.apply(&lease("a_1", 2), 1.0);
     assert_eq!(replica.standing(1.0), Standing::Serves);

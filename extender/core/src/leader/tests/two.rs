@@ -333,3 +333,9 @@ fn and_somebody_serves_most_of_the_time() {
     let share = served.iter().sum::<u64>() * STEP / (39 * END / 100);
     assert!(share > 40, "{share} % of the time; {served:?}");
 }
+
+/// Deleted, taken by the other, deleted and taken by us, all between two reads.
+#[test]
+fn a_lease_that_was_deleted_twice_unseen_does_not_look_like_the_first_one() {
+    World::new(2_709_612_105_074_316_758).run();
+}
