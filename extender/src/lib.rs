@@ -6,8 +6,9 @@
 //!      └──── bind ◄─────┴─── reserve ◄───────────────┘
 //! ```
 //!
-//! `wire` alone knows kube-scheduler's JSON; `watch`, `leadership`, `bind`, `evict` and `poke` alone know the client. What is
-//! decided, and from what, lies in `berth_extender_core`, which knows neither, nor any clock.
+//! `wire` alone knows kube-scheduler's JSON; `watch`, `leadership`, `bind`, `confirm`, `evict` and
+//! `poke` alone know the client. What is decided, and from what, lies in `berth_extender_core`, which
+//! knows neither, nor any clock.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ use crate::leadership::Leadership;
 pub mod answer;
 pub mod args;
 pub mod bind;
+pub mod confirm;
 pub mod evict;
 pub mod http;
 pub mod leadership;
@@ -83,6 +85,7 @@ pub async fn run(args: &args::Args) -> anyhow::Result<()> {
     if let Some(evictor) = evict::Evictor::new(config, &service, &leadership)? {
         tasks.spawn(evictor.run());
     }
+    confirm::spawn(&mut tasks, client.clone(), index.clone());
     spawn_poke(&mut tasks, client, service.clone(), leadership.clone());
     let shared = http::Shared {
         service: service.clone(),

@@ -151,14 +151,17 @@ fn repeat(index: &mut Index, uid: &PodUid, node: &str) -> Result<Option<Prepared
     let Some(earlier) = index.reservation(uid) else {
         return Ok(None);
     };
-    if earlier.node != node || earlier.state == State::Sent {
+    if earlier.node != node {
         return Err(Error::Unconfirmed(earlier.node.clone()));
     }
-    if let State::Written(_) = earlier.state {
-        return Ok(Some(Prepared::Done));
-    }
+    let unsure = match earlier.state {
+        State::Sent(_) => return Err(Error::Unconfirmed(earlier.node.clone())),
+        State::Written(_) if earlier.holder.intent.is_empty() => return Err(Error::BoundByOther),
+        State::Written(_) => return Ok(Some(Prepared::Done)),
+        State::Unsure(since) => since,
+    };
     let annotation = earlier.annotation.clone();
-    index.note(uid, State::Sent);
+    index.note(uid, State::Sent(Some(unsure)));
     Ok(Some(Prepared::Post { annotation }))
 }
 
@@ -172,8 +175,10 @@ fn decide(snapshot: &Snapshot, record: &PodRecord, node: &str) -> Result<Reserva
         node: node.to_owned(),
         holder: Arc::new(holder),
         annotation: Some(text.into()),
-        state: State::Sent,
+        state: State::Sent(None),
         placed,
+        asked: None,
+        is_warned: false,
     })
 }
 
@@ -244,6 +249,11 @@ pub fn settle(index: &mut Index, uid: &PodUid, outcome: &Result<(), Error>, now:
         Err(Error::Unsure(_) | Error::Read(_) | Error::NotLeading) => {
             index.note(uid, State::Unsure(now));
         }
+        // This one was refused; an earlier one may still be on its way.
+        Err(Error::Rejected(_)) => match index.reservation(uid).map(|one| one.state) {
+            Some(State::Sent(Some(unsure))) => index.note(uid, State::Unsure(unsure)),
+            _ => index.release(uid),
+        },
         Err(_) => index.release(uid),
     }
 }

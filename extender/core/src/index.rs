@@ -28,7 +28,10 @@ use crate::reservations::{Reservation, Reservations, State};
 use crate::silent::Silent;
 use crate::snapshot::Snapshot;
 
+mod confirm;
 mod waits;
+
+pub use confirm::{Confirmed, Unconfirmed};
 
 /// Everything that is known. One lock around it; held for microseconds.
 #[derive(Clone, Debug)]
@@ -70,7 +73,6 @@ pub enum Kind {
 struct Watch {
     /// Everything was listed once.
     is_synced: bool,
-    is_live: bool,
     lost_at: Option<Instant>,
 }
 
@@ -284,7 +286,6 @@ impl Index {
     /// A watch broke; what it has shown so far stays.
     pub fn lost(&mut self, kind: Kind, now: Instant) {
         let watch = &mut self.watches[kind as usize];
-        watch.is_live = false;
         watch.lost_at.get_or_insert(now);
         if kind == Kind::Leases {
             self.silent.forget();
@@ -322,7 +323,7 @@ impl Index {
 
     /// What a request sees that comes now.
     pub fn snapshot(&mut self, now: Instant) -> Snapshot {
-        self.expire(now);
+        self.expire_held(now);
         self.refresh();
         let stale = self.stale(now);
         let unconfirmed = self
@@ -445,7 +446,6 @@ impl Index {
     fn live(&mut self, kind: Kind) {
         self.watches[kind as usize] = Watch {
             is_synced: true,
-            is_live: true,
             lost_at: None,
         };
     }
@@ -470,17 +470,6 @@ impl Index {
     fn each(&mut self, change: impl Fn(&mut Entry)) {
         self.dirty.extend(self.entries.keys().cloned());
         self.entries.values_mut().for_each(change);
-    }
-
-    fn expire(&mut self, now: Instant) {
-        self.expire_held(now);
-        if !self.watches[Kind::Pods as usize].is_live {
-            return;
-        }
-        for uid in self.reservations.expired(now) {
-            tracing::warn!(%uid, "a bind was never confirmed by the pod watch; its GPUs are free again");
-            self.release(&uid);
-        }
     }
 
     fn refresh(&mut self) {

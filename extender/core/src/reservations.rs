@@ -3,23 +3,23 @@
 //! ```text
 //! choose ─► Sent ─┬─ 201 ──────────► Written ─┐
 //!                 ├─ refused ──► (gone)       ├─ watch shows the pod bound or deleted ─► (gone)
-//!                 └─ no answer ─► Unsure ─────┘   or the time below has passed on a live watch
+//!                 └─ no answer ─► Unsure ─────┘
+//!                                  │ a read finds no such pod, or one that is not bound
+//!                                  ▼ although nothing that was sent can still bind it ─► (gone)
 //! ```
+//!
+//! Time alone gives nothing back: a watch that seems live may be minutes behind. So what stays
+//! unconfirmed for some seconds is asked about (`index/confirm.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use berth_placement::Inexact;
 use berth_topology::ids::PodUid;
 use berth_topology::link::LinkClass;
 
 use crate::pod::Holder;
-
-/// A binding that was written is seen by a live watch in milliseconds.
-const WRITTEN_HOLD_MAX: Duration = Duration::from_secs(60);
-/// The API server drops a request whose client has gone; what it had begun is done long before this.
-const UNSURE_HOLD_MAX: Duration = Duration::from_secs(15);
 
 /// GPUs of one node that an unconfirmed bind holds.
 #[derive(Clone, Debug)]
@@ -30,6 +30,10 @@ pub(crate) struct Reservation {
     pub annotation: Option<Arc<str>>,
     pub state: State,
     pub placed: Placed,
+    /// When its pod was last asked for.
+    pub asked: Option<Instant>,
+    /// It was said that its pod cannot be as it is.
+    pub is_warned: bool,
 }
 
 /// How good a placement is, for metrics.
@@ -46,11 +50,11 @@ pub struct Placed {
 /// What is known of the POST.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// Under way.
-    Sent,
+    /// Under way. An earlier POST of the same, if there was one, ended then without an answer.
+    Sent(Option<Instant>),
     /// The API server has said yes.
     Written(Instant),
-    /// Nobody knows whether it was done.
+    /// Nobody knows whether it was done. It was sent no later than that.
     Unsure(Instant),
 }
 
@@ -88,19 +92,7 @@ impl Reservations {
         self.by_pod.len()
     }
 
-    /// Pods whose bind the watch, if it had happened, would have shown by now. Ask only while the
-    /// pod watch is live.
-    pub(crate) fn expired(&self, now: Instant) -> Vec<PodUid> {
-        let is_over =
-            |since: Instant, hold_max: Duration| now.saturating_duration_since(since) > hold_max;
-        let expired = self
-            .by_pod
-            .iter()
-            .filter(|(_, reservation)| match reservation.state {
-                State::Sent => false,
-                State::Written(since) => is_over(since, WRITTEN_HOLD_MAX),
-                State::Unsure(since) => is_over(since, UNSURE_HOLD_MAX),
-            });
-        expired.map(|(uid, _)| uid.clone()).collect()
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Reservation> {
+        self.by_pod.values_mut()
     }
 }

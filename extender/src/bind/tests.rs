@@ -58,42 +58,58 @@ async fn one_write_sets_node_and_gpus_on_a_node_that_was_never_scored() {
     assert_eq!(lock(&api.state).bindings, 1);
 }
 
-#[actix_web::test]
-async fn a_bind_that_was_never_done_frees_its_gpus_once_the_watch_would_have_shown_it() {
-    let (api, binder) = setup(&[pod("p", 8)]);
-    api.set(Mood::Fails);
-    assert!(binder.bind(&request("p", "a")).await.is_err());
-    assert_eq!(free(&binder, "a"), 0);
-    let later = Instant::now() + Duration::from_secs(16);
-    assert_eq!(
-        lock(&binder.index)
-            .snapshot(later)
-            .node("a")
-            .unwrap()
-            .room
-            .free
-            .len(),
-        8
-    );
+/// As if that much later, the pods of unconfirmed binds are read.
+async fn confirm(api: &FakeApi, binder: &Binder, later_ms: u64) {
+    let then = Instant::now() + Duration::from_millis(later_ms);
+    crate::confirm::look(&api.client, &binder.index, then).await;
 }
 
 #[actix_web::test]
-async fn while_the_pod_watch_is_down_an_unsure_bind_is_held() {
+async fn a_bind_that_was_never_done_frees_its_gpus_once_a_read_has_proved_it() {
     let (api, binder) = setup(&[pod("p", 8)]);
     api.set(Mood::Fails);
     assert!(binder.bind(&request("p", "a")).await.is_err());
+    confirm(&api, &binder, 0).await;
+    assert_eq!(free(&binder, "a"), 0, "the POST may still have its effect");
+    confirm(&api, &binder, 3_000).await;
+    assert_eq!(free(&binder, "a"), 8);
+}
+
+#[actix_web::test]
+async fn a_bind_that_was_done_without_an_answer_is_held_however_late_the_watch_is() {
+    let (api, binder) = setup(&[pod("p", 8)]);
+    api.set(Mood::DoesButFails);
+    assert!(binder.bind(&request("p", "a")).await.is_err());
+    for later_ms in [3_000, 20_000, 100_000, 1_000_000] {
+        confirm(&api, &binder, later_ms).await;
+        assert_eq!(free(&binder, "a"), 0, "after {later_ms} ms");
+    }
+    lock(&binder.index).apply_pod(&api.pod("p"));
+    assert_eq!(lock(&binder.index).sizes().reservations, 0);
+    assert_eq!(free(&binder, "a"), 0, "the watch has come");
+}
+
+#[actix_web::test]
+async fn a_pod_that_came_and_went_unseen_is_given_back_after_a_few_seconds() {
+    let (api, binder) = setup(&[pod("p", 8)]);
+    binder.bind(&request("p", "a")).await.unwrap();
+    lock(&api.state).pods.clear();
+    confirm(&api, &binder, 1_000).await;
+    assert_eq!(free(&binder, "a"), 0, "it is not asked for yet");
+    confirm(&api, &binder, 4_000).await;
+    assert_eq!(free(&binder, "a"), 8);
+}
+
+#[actix_web::test]
+async fn what_nobody_can_be_asked_about_is_held() {
+    let (api, binder) = setup(&[pod("p", 8)]);
+    api.set(Mood::Fails);
+    assert!(binder.bind(&request("p", "a")).await.is_err());
+    let nowhere = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+    let nobody = kube::Client::try_from(nowhere).unwrap();
     let later = Instant::now() + Duration::from_secs(1_000);
-    lock(&binder.index).lost(berth_extender_core::index::Kind::Pods, Instant::now());
-    assert_eq!(
-        lock(&binder.index)
-            .snapshot(later)
-            .node("a")
-            .unwrap()
-            .room
-            .free
-            .len(),
-        0
-    );
+    crate::confirm::look(&nobody, &binder.index, later).await;
+    assert_eq!(free(&binder, "a"), 0);
 }
 
 #[actix_web::test]

@@ -57,9 +57,14 @@ fn promise(world: &World, pod: &PodObject, node: usize) -> Mask {
     }
 }
 
-/// A binding of one replica takes effect: the other must not serve yet.
-pub fn nobody_else_serves(world: &mut World, extender: usize) {
+/// A binding of one replica takes effect, of that process of it: neither the other nor a later
+/// process may serve yet.
+pub fn nobody_else_serves(world: &mut World, extender: usize, life: usize) {
     let now = instant(world.now_ms);
+    let own = &world.extenders[extender];
+    if own.life != life && own.serves(now) {
+        world.violate(|| format!("extender {extender} serves while its former process binds"));
+    }
     let other = (0..world.extenders.len())
         .find(|other| *other != extender && world.extenders[*other].serves(now));
     if let Some(other) = other {

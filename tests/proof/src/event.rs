@@ -27,7 +27,8 @@ pub fn step(world: &mut World) {
             world.end_terminating();
         }
         88..90 => break_watch(world),
-        90..92 => look(world),
+        90..91 => look(world),
+        91..92 => confirm(world),
         92..93 => ask_strangely(world),
         93..95 => end_reads(world),
         95 => hand_over(world),
@@ -96,7 +97,11 @@ fn ask(world: &mut World) {
 fn land(world: &mut World) {
     let position = world.rng.below(world.posts.len());
     if world.rng.percent(10) {
-        world.lose_post(position);
+        if world.rng.percent(30) {
+            world.refuse_post(position);
+        } else {
+            world.lose_post(position);
+        }
     } else {
         world.land(position);
     }
@@ -156,6 +161,16 @@ fn look(world: &mut World) {
     world.look(extender, succeeds);
 }
 
+/// A read of a pod whose bind is unconfirmed begins or ends.
+fn confirm(world: &mut World) {
+    let extender = extender(world);
+    if world.rng.percent(50) {
+        world.begin_confirming(extender);
+    } else {
+        world.end_confirming(extender);
+    }
+}
+
 /// A read or a list that is under way ends.
 fn end_reads(world: &mut World) {
     let extender = extender(world);
@@ -208,7 +223,8 @@ fn ask_strangely(world: &mut World) {
 
 fn fault(world: &mut World) {
     let setting = world.setting.clone();
-    match world.rng.below(7) {
+    match world.rng.below(8) {
+        7 => stall(world),
         6 => {
             let pair = world.rng.below(2);
             world.is_cut[pair] = !world.is_cut[pair];
@@ -233,12 +249,31 @@ fn jump(world: &mut World) {
     world.pass(time_ms);
 }
 
+fn stall(world: &mut World) {
+    let extender = extender(world);
+    let streams = world.extenders[extender].streams();
+    let stream = if world.rng.percent(50) {
+        Stream::Pods
+    } else {
+        streams[world.rng.below(streams.len())]
+    };
+    let time_ms = [8_000, 30_000, 90_000, 300_000][world.rng.below(4)];
+    world.stall(extender, stream, time_ms);
+}
+
 fn die(world: &mut World) {
     let scheduler = scheduler(world);
     match world.rng.below(4) {
         0 | 1 => {
             let extender = extender(world);
             world.restart_extender(extender);
+            if world.rng.percent(50) {
+                world.list_everything(extender);
+            }
+            if world.rng.percent(30) {
+                let time_ms = 1_000 + world.rng.below(4_000);
+                world.pass(u64::try_from(time_ms).unwrap_or(0));
+            }
         }
         2 => world.restart_scheduler(scheduler),
         _ => world.end_scheduler(scheduler),

@@ -11,7 +11,7 @@ use berth_extender_core::bind::{self, Error, Prepared, Request};
 use berth_extender_core::decide::{self, Preference};
 use berth_extender_core::fence::Fence;
 use berth_extender_core::index::{Index, Kind};
-use berth_extender_core::leader::{Leader, POST_MAX, Standing};
+use berth_extender_core::leader::{HANDOVER, Leader, POST_MAX, Standing};
 use berth_extender_core::pod::PodRecord;
 use berth_extender_core::waiting::{Poke, Waiting};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -19,6 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::api::{Api, LeaderView, PodView};
+use crate::confirm::Question;
 use crate::sabotage::Sabotage;
 use crate::setting::NODES_MAX;
 use crate::stock::{Key, Stock, node_name};
@@ -69,7 +70,11 @@ pub struct Extender {
     is_paired: bool,
     /// By stream: changes seen, or none while the watch is down.
     cursors: [Option<usize>; 5],
-    sabotage: Sabotage,
+    /// By stream: until then a watch shows nothing although it is up.
+    stalled_until_ms: [u64; 5],
+    /// Reads of pods whose binds are unconfirmed.
+    pub(crate) confirming: Vec<Question>,
+    pub(crate) sabotage: Sabotage,
 }
 
 /// What filter answers.
@@ -110,13 +115,13 @@ pub enum Heard {
 // === impl Extender ===
 
 impl Extender {
-    /// A process that has seen nothing.
+    /// A process that was started then, and has seen nothing.
     #[must_use]
-    pub fn new(number: usize, is_paired: bool, sabotage: Sabotage) -> Self {
+    pub fn new(number: usize, is_paired: bool, sabotage: Sabotage, started: Instant) -> Self {
         Self {
             index: Stock::get().index.clone(),
             waiting: Waiting::default(),
-            leader: Leader::new(is_paired.then(|| host(number)), instant(1)),
+            leader: Leader::new(is_paired.then(|| host(number)), started),
             fence: Fence::default(),
             listing: None,
             read: None,
@@ -124,17 +129,34 @@ impl Extender {
             number,
             is_paired,
             cursors: [None; 5],
+            stalled_until_ms: [0; 5],
+            confirming: Vec::new(),
             sabotage,
         }
     }
 
     /// It was killed, and another process is started in its place.
-    pub fn restart(&mut self) {
+    pub fn restart(&mut self, now: Instant) {
         let life = self.life + 1;
+        let started = match self.sabotage {
+            Sabotage::ForgetsFormer => long_ago(),
+            _ => now,
+        };
         *self = Self {
             life,
-            ..Self::new(self.number, self.is_paired, self.sabotage)
+            ..Self::new(self.number, self.is_paired, self.sabotage, started)
         };
+    }
+
+    /// A watch shows nothing until then, and nobody notices.
+    pub fn stall(&mut self, stream: Stream, until_ms: u64) {
+        self.stalled_until_ms[stream as usize] = until_ms;
+    }
+
+    /// Whether a watch shows nothing although it is up.
+    #[must_use]
+    pub fn is_stalled(&self, stream: Stream, now_ms: u64) -> bool {
+        now_ms < self.stalled_until_ms[stream as usize]
     }
 
     /// The streams that it watches.
@@ -221,6 +243,7 @@ impl Extender {
     /// A watch breaks.
     pub fn lose(&mut self, stream: Stream, now: Instant) {
         self.cursors[stream as usize] = None;
+        self.stalled_until_ms[stream as usize] = 0;
         match stream {
             Stream::Nodes => self.index.lost(Kind::Nodes, now),
             Stream::Topologies => self.index.lost(Kind::Topologies, now),
@@ -543,6 +566,13 @@ fn leader_lease(view: LeaderView) -> Lease {
     };
     lease.metadata.resource_version = Some(view.version.to_string());
     lease
+}
+
+/// When processes were started that were there before the world: nothing that was sent before them
+/// is still on its way.
+#[must_use]
+pub fn long_ago() -> Instant {
+    instant(0) - HANDOVER
 }
 
 /// The world's time as the decisions take it.

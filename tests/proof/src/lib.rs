@@ -16,10 +16,11 @@
 //! # What is assumed
 //!
 //! * A watch shows the changes of its kind in order; what two watches show is in no order.
-//! * A watch that is not known to be broken lags at most [`world::LAG_MAX_MS`].
+//! * A watch lags at most [`world::LAG_MAX_MS`], or stalls: for seconds or minutes it shows nothing, and
+//!   nobody notices.
+//! * A read of a pod shows what was at one moment between its beginning and its end.
 //! * A binding takes effect within the time that its extender gave the API server, and
 //!   [`world::COMMIT_MAX_MS`], or never.
-//! * An extender that starts again does not serve before what its former process had sent is over.
 //! * A pod's object goes after its kubelet has ended it. (Deleting with no grace breaks this.)
 //! * Two schedulers on the same nodes share one extender.
 
@@ -27,6 +28,7 @@
 
 pub mod api;
 pub mod check;
+pub mod confirm;
 pub mod election;
 pub mod event;
 pub mod extender;

@@ -6,16 +6,15 @@ use berth_extender_core::index::Index;
 
 use crate::api::NodeView;
 use crate::check;
-use crate::extender::{Extender, instant};
+use crate::extender::{Extender, instant, long_ago};
 use crate::sabotage::Sabotage;
 use crate::setting::Kubelet;
 use crate::stock::{Key, Stock, node_name};
 use crate::world::World;
 
-/// Seconds that may pass until everything is as it should be. The longest is a binding that was done
-/// while the pod watch was down, of a pod that was neither seen before nor is there any more: held for
-/// 60 s. Then comes kube-scheduler's back-off.
-const SECONDS_MAX: usize = 80;
+/// Seconds that may pass until everything is as it should be: a lease must pass, what was sent must be
+/// over and be read, and kube-scheduler's queue may have to be flushed.
+const SECONDS_MAX: usize = 40;
 /// From then on what kube-scheduler's queue holds back is tried again, as its flush would.
 const FLUSH_SECOND: usize = 25;
 
@@ -43,6 +42,7 @@ pub fn settle(world: &mut World) {
 
 fn repair(world: &mut World) {
     world.say(|| "from now on everything is well".to_owned());
+    world.is_well = true;
     if world.setting.kubelet == Kubelet::Promised {
         // A kubelet that once gave something else is none whose promises are checked.
     } else {
@@ -65,6 +65,7 @@ fn repair(world: &mut World) {
     }
     for extender in 0..world.extenders.len() {
         for stream in world.extenders[extender].streams() {
+            world.extenders[extender].stall(*stream, 0);
             while !world.extenders[extender].is_live(*stream) {
                 world.toggle(extender, *stream);
                 world.end_list(extender, true);
@@ -192,7 +193,7 @@ fn fits(world: &World, mut index: Index, key: Key) -> Option<String> {
 }
 
 fn fresh(world: &World) -> Index {
-    let mut extender = Extender::new(0, false, Sabotage::Nothing);
+    let mut extender = Extender::new(0, false, Sabotage::Nothing, long_ago());
     for stream in extender.streams() {
         extender.relist(*stream, &world.api, instant(world.now_ms));
     }

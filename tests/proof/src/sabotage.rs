@@ -18,7 +18,9 @@ pub enum Sabotage {
     /// Each replica believes that it leads.
     EverybodyLeads,
     /// An extender that starts does not wait for what the process before it had sent.
-    StartsUnfenced,
+    ForgetsFormer,
+    /// A bind that stays unconfirmed for long enough is taken for one that was never done.
+    ReleasesByTime,
     /// A replica whose scheduler leads serves before it has seen what the other did.
     ServesUnfenced,
     /// Nobody tells kube-scheduler that a refused pod would fit now.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use berth_extender_core::decide::Ask;
 use berth_extender_core::fixtures::{self, RESOURCE};
 use berth_extender_core::index::Index;
+use berth_extender_core::leader::HANDOVER;
 use berth_extender_core::pod::PodRecord;
 use berth_topology::gpu::HealthState;
 use berth_topology::ids::{GpuIndex, PodUid};
@@ -56,7 +57,7 @@ pub struct Claim {
 /// Objects made once.
 #[derive(Debug)]
 pub struct Stock {
-    /// The moment that all worlds begin at.
+    /// The moment that all worlds begin at; what was started before it was [`HANDOVER`] earlier.
     pub epoch: Instant,
     /// An extender's index that has seen nothing.
     pub index: Index,
@@ -113,7 +114,8 @@ impl Stock {
     }
 
     fn new() -> Self {
-        let epoch = Instant::now();
+        // So that there is a time before it, on a machine that has just started, too.
+        let epoch = Instant::now() + HANDOVER;
         let names: Vec<String> = (0..NODES_MAX).map(node_name).collect();
         let statuses: Vec<Vec<Vec<Status>>> = names.iter().map(|name| statuses_of(name)).collect();
         let mut index = Index::new(RESOURCE, Duration::from_millis(STALE_AFTER_MS), epoch);

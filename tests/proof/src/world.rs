@@ -5,7 +5,7 @@ use std::sync::Arc;
 use berth_extender_core::bind::Request;
 
 use crate::api::{Api, No, NodeView};
-use crate::extender::{Extender, instant};
+use crate::extender::{Extender, instant, long_ago};
 use crate::machine::Machine;
 use crate::rng::Rng;
 use crate::sabotage::Sabotage;
@@ -13,13 +13,14 @@ use crate::scheduler::Scheduler;
 use crate::setting::{Control, PODS_MAX, Setting};
 use crate::stock::Key;
 
+mod confirm;
 mod nodes;
 mod programs;
 mod scheduling;
 mod terms;
 mod time;
 
-/// A live watch shows a change within this, in milliseconds.
+/// A watch that does not stall shows a change within this, in milliseconds.
 pub const LAG_MAX_MS: u64 = 5_000;
 /// The API server may commit a binding so long after its deadline.
 pub const COMMIT_MAX_MS: u64 = 300;
@@ -55,12 +56,13 @@ pub struct World {
     pub has_forgotten: bool,
     /// Binds that wait for a read of their pod: which, of which extender process, since when.
     pub reads: Vec<(Asked, usize, u64)>,
+    /// Nothing fails any more.
+    pub is_well: bool,
     /// By pair: the API server does not answer its scheduler.
     pub is_cut: [bool; 2],
     last_renewal_ms: u64,
     last_read_ms: u64,
     last_election_ms: u64,
-    sabotage: Sabotage,
 }
 
 /// A bind that a scheduler asks its extender for.
@@ -88,6 +90,8 @@ pub struct Caller {
 pub struct Post {
     asked: Asked,
     extender: usize,
+    /// The extender process that sent it.
+    life: usize,
     /// The extender process that waits for its answer; none once it has stopped waiting.
     waits: Option<usize>,
     request: Request,
@@ -118,7 +122,7 @@ impl World {
             Control::TwoSchedulers => (1, vec![Some(0), Some(1)]),
             Control::TwoReplicas => (2, vec![None, None]),
         };
-        let extender = |number| Extender::new(number, pairs > 1, sabotage);
+        let extender = |number| Extender::new(number, pairs > 1, sabotage, long_ago());
         let scheduler = |(number, share): (usize, &Option<usize>)| {
             Scheduler::new(number.min(pairs - 1), *share, pairs > 1)
         };
@@ -139,11 +143,11 @@ impl World {
             log: is_logged.then(Vec::new),
             has_forgotten: pairs > 1,
             reads: Vec::new(),
+            is_well: false,
             is_cut: [false; 2],
             last_renewal_ms: 1,
             last_read_ms: 1,
             last_election_ms: 1,
-            sabotage,
             setting,
         };
         world.populate();

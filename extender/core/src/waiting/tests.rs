@@ -72,6 +72,8 @@ fn a_pod_whose_bind_is_not_confirmed_is_tried_on_every_node_once_that_bind_is_ov
     waiting.refused(&ask(&pod("p", 8)), &index.snapshot(now), now);
     assert_eq!(waiting.due(&index.snapshot(now), now), None);
     let later = now + Duration::from_secs(16);
+    assert_eq!(waiting.due(&index.snapshot(later), later), None);
+    index.confirmed(&request.uid, Some(&pod("p", 8)), later, later);
     let poke = waiting.due(&index.snapshot(later), later).unwrap();
     assert_eq!(&*poke.node, "b", "which has not changed at all");
 }

@@ -2,7 +2,6 @@
 
 use crate::api::NodeView;
 use crate::extender::{Stream, instant};
-use crate::sabotage::Sabotage;
 use crate::stock::node_name;
 use crate::world::{Asked, World};
 
@@ -26,27 +25,22 @@ impl World {
             .partition(|(asked, _, _)| self.schedulers[asked.by.number].extender == number);
         self.reads = others;
         let ended: Vec<(Asked, usize, u64)> = ended;
-        self.extenders[number].restart();
-        if self.sabotage != Sabotage::StartsUnfenced {
-            self.end_posts_of(number);
-        }
+        self.extenders[number].restart(instant(self.now_ms));
         let reading = ended.into_iter().map(|(asked, _, _)| asked);
         for asked in waiting.into_iter().chain(reading) {
             self.fail(asked);
         }
     }
 
-    /// What an extender's former process had sent takes effect now, or never.
-    pub(super) fn end_posts_of(&mut self, number: usize) {
-        for position in 0..self.posts.len() {
-            if self.posts[position].extender == number {
-                if self.rng.percent(50) {
-                    self.land(position);
-                }
-                self.lose_post(position);
+    /// Every watch of an extender that is not up starts with a list.
+    pub fn list_everything(&mut self, number: usize) {
+        let now = instant(self.now_ms);
+        self.say(|| format!("extender {number} lists everything"));
+        for stream in self.extenders[number].streams() {
+            if !self.extenders[number].is_live(*stream) {
+                self.extenders[number].relist(*stream, &self.api, now);
             }
         }
-        self.drop_ended_posts();
     }
 
     /// A scheduler is killed and started again; its extender finishes what it was asked.
@@ -59,7 +53,17 @@ impl World {
 
     /// A watch of an extender shows its next change.
     pub fn deliver(&mut self, extender: usize, stream: Stream) -> bool {
-        self.extenders[extender].deliver(stream, &self.api, instant(self.now_ms))
+        let now = instant(self.now_ms);
+        let extender = &mut self.extenders[extender];
+        !extender.is_stalled(stream, self.now_ms) && extender.deliver(stream, &self.api, now)
+    }
+
+    /// A watch shows nothing for so long, and nobody notices.
+    pub fn stall(&mut self, extender: usize, stream: Stream, time_ms: u64) {
+        if self.extenders[extender].is_live(stream) {
+            self.say(|| format!("extender {extender}: {stream:?} stalls for {time_ms} ms"));
+            self.extenders[extender].stall(stream, self.now_ms + time_ms);
+        }
     }
 
     /// A watch breaks, or one that is broken lists again.

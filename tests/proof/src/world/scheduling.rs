@@ -102,6 +102,7 @@ impl World {
                 self.posts.push(Post {
                     asked,
                     extender,
+                    life: self.extenders[extender].life,
                     waits: Some(self.extenders[extender].life),
                     request,
                     annotation,
@@ -131,7 +132,7 @@ impl World {
             return;
         }
         let asked = post.asked;
-        let extender = post.extender;
+        let (extender, life) = (post.extender, post.life);
         let binding = binding(&post.request, post.annotation.as_deref());
         let before = self.api.pods[asked.key.number].as_ref().map(|pod| pod.key);
         let answer = self
@@ -149,7 +150,7 @@ impl World {
                 self.violate(|| format!("{before:?} was bound by a binding for {}", asked.key));
             }
             check::after_bind(self, asked.key.number);
-            check::nobody_else_serves(self, extender);
+            check::nobody_else_serves(self, extender, life);
         }
     }
 
@@ -204,6 +205,19 @@ impl World {
     pub fn lose_post(&mut self, position: usize) {
         if let Some(post) = self.posts.get_mut(position) {
             post.is_lost |= post.answer.is_none();
+        }
+    }
+
+    /// The API server cannot be reached: the binding was never sent.
+    pub fn refuse_post(&mut self, position: usize) {
+        let is_open = self
+            .posts
+            .get(position)
+            .is_some_and(|post| post.answer.is_none() && !post.is_lost);
+        if is_open {
+            self.posts[position].is_lost = true;
+            self.hear(position, Heard::NoConnection);
+            self.drop_ended_posts();
         }
     }
 

@@ -83,7 +83,11 @@ impl World {
             if wants && self.extenders[extender].is_live(Stream::Pods) {
                 self.say(|| format!("extender {extender} lists its pods again"));
                 self.extenders[extender].lose(Stream::Pods, now);
-                self.extenders[extender].begin_list(&self.api, now);
+                if self.rng.percent(50) {
+                    self.extenders[extender].begin_list(&self.api, now);
+                } else {
+                    self.extenders[extender].relist(Stream::Pods, &self.api, now);
+                }
             }
         }
     }

@@ -9,7 +9,7 @@ const READ_MAX_MS: u64 = 700;
 const RENEW_EVERY_MS: u64 = 10_000;
 
 impl World {
-    /// Time passes. What has a deadline meets it, and a live watch lags no more than it may.
+    /// Time passes. What has a deadline meets it, and a watch lags no more than it may.
     pub fn pass(&mut self, time_ms: u64) {
         let end_ms = self.now_ms + time_ms;
         while self.now_ms < end_ms {
@@ -22,6 +22,7 @@ impl World {
             }
             self.deliver_old_changes();
             self.list_again();
+            self.confirm();
         }
     }
 
@@ -73,7 +74,8 @@ impl World {
         let now = instant(self.now_ms);
         for extender in &mut self.extenders {
             for stream in extender.streams() {
-                let is_due = |at_ms: u64| at_ms + LAG_MAX_MS <= self.now_ms;
+                let is_stalled = extender.is_stalled(*stream, self.now_ms);
+                let is_due = |at_ms: u64| !is_stalled && at_ms + LAG_MAX_MS <= self.now_ms;
                 while extender
                     .oldest_unseen_ms(*stream, &self.api)
                     .is_some_and(is_due)
