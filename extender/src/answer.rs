@@ -9,8 +9,8 @@ use berth_extender_core::bind;
 use crate::bind::{Binder, Chosen};
 use crate::lock;
 use crate::metrics::{Format, Metrics};
-use crate::wire::{self, ExtenderArgs, FilterResult, HostPriority, PreemptionArgs};
-use berth_extender_core::decide::{self, Ask, Preference, Verdicts};
+use crate::wire::{self, ExtenderArgs, FilterResult, HostPriority, PreemptionArgs, Reasons};
+use berth_extender_core::decide::{self, Ask, No, Preference, Verdicts};
 use berth_extender_core::explain::{self, Explanation};
 use berth_extender_core::gauges::Gauges;
 use berth_extender_core::index::Index;
@@ -69,11 +69,12 @@ impl Service {
             let inputs = Inputs::of(&snapshot, &ask, &names, self.preference);
             lock(&self.decisions).filtered(&Asked::of(pod), timestamp(), inputs, &verdicts);
         }
-        let (failed, never) = sort_refused(&verdicts);
+        let answer = FilterResult::in_form_of(args, is_next(&verdicts));
+        let (failed, never) = sort_refused(verdicts.refused);
         FilterResult {
             failed_nodes: failed,
             failed_and_unresolvable_nodes: never,
-            ..FilterResult::in_form_of(args, is_next(&verdicts))
+            ..answer
         }
     }
 
@@ -259,14 +260,22 @@ fn is_next(verdicts: &Verdicts) -> impl FnMut(&str) -> bool {
 
 /// Reasons by node: those that pods leaving could resolve, and those that nothing resolves.
 /// kube-scheduler tries preemption on the first only.
-fn sort_refused(verdicts: &Verdicts) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
-    let sentence = |(name, no): &(String, decide::No)| (name.clone(), no.to_string());
-    let (resolvable, never): (Vec<_>, Vec<_>) = verdicts
-        .refused
-        .iter()
-        .partition(|(_, no)| no.is_resolvable());
-    (
-        resolvable.into_iter().map(sentence).collect(),
-        never.into_iter().map(sentence).collect(),
-    )
+fn sort_refused(refused: Vec<(String, No)>) -> (Reasons, Reasons) {
+    let mut sentences: Vec<(No, Arc<str>)> = Vec::new();
+    let (mut resolvable, mut never) = (Reasons::default(), Reasons::default());
+    for (name, no) in refused {
+        let of = match no.is_resolvable() {
+            true => &mut resolvable,
+            false => &mut never,
+        };
+        let known = sentences.iter().find(|(known, _)| *known == no);
+        let sentence = known.map(|(_, sentence)| sentence.clone());
+        let sentence = sentence.unwrap_or_else(|| {
+            let sentence: Arc<str> = no.to_string().into();
+            sentences.push((no, sentence.clone()));
+            sentence
+        });
+        of.0.push((name, sentence));
+    }
+    (resolvable, never)
 }

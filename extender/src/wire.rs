@@ -7,6 +7,7 @@
 //! What is decoded is bounded first (`bounds`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use berth_extender_core::bind;
 use berth_extender_core::preempt::{Eviction, Offer};
@@ -70,12 +71,16 @@ pub struct FilterResult {
     /// Feasible nodes by name, where names came.
     pub node_names: Option<Vec<String>>,
     /// Refused, but pods that leave could help: preemption looks here only.
-    pub failed_nodes: BTreeMap<String, String>,
+    pub failed_nodes: Reasons,
     /// Refused whatever leaves.
-    pub failed_and_unresolvable_nodes: BTreeMap<String, String>,
+    pub failed_and_unresolvable_nodes: Reasons,
     /// Why there is no answer; empty when there is one.
     pub error: String,
 }
+
+/// Why not, by node, in the order sent (`FailedNodesMap`). Thousands of nodes share a few sentences.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reasons(pub Vec<(String, Arc<str>)>);
 
 /// One node's score (`HostPriority`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -311,6 +316,21 @@ impl BindingArgs {
             uid: PodUid(self.pod_uid),
             node: self.node,
         }
+    }
+}
+
+// === impl Reasons ===
+
+impl Reasons {
+    /// The nodes.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.0.iter().map(|(name, _)| name)
+    }
+}
+
+impl Serialize for Reasons {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.0.iter().map(|(name, why)| (name, &**why)))
     }
 }
 

@@ -93,7 +93,7 @@ pub use cpu_ranks::place_cpus;
 pub use criteria::{Criteria, Cut, Ranked};
 pub use free::Free;
 pub use kubelet::{HeldCpus, Inexact};
-pub use machine::{Machine, Shapes};
+pub use machine::{Machine, MachineKind, Shapes};
 pub use mix::{Mix, MixError};
 pub use place::{Placement, place, ranked};
 pub use pod::{Admitted, PodFit, PodPlacement, fit_pod, place_alone, place_pod};

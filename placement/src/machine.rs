@@ -1,6 +1,8 @@
 //! A machine: its shape, and which GPU stands at each position.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+use std::ptr;
 use std::sync::{Arc, Weak};
 
 use berth_topology::ids::{GpuIndex, GpuUuid, NumaId};
@@ -25,6 +27,14 @@ pub struct Machine {
     dra: Arc<[String]>,
 }
 
+/// What all answers about a machine depend on, besides what is free: equal ones give equal answers.
+/// Machines that were read by one [`Shapes`] and are wired and run alike have the same.
+#[derive(Clone, Copy, Debug)]
+pub struct MachineKind<'a> {
+    shape: &'a Shape,
+    kubelet: &'a Kubelet,
+}
+
 /// Shapes seen before, so that machines of equal hardware share one, and with it its answers.
 ///
 /// Compared by what placement reads, never by the hash that an agent claims: a wrong hash must not
@@ -45,6 +55,15 @@ impl Machine {
     #[must_use]
     pub fn new(status: &Status) -> Self {
         Shapes::default().machine(status)
+    }
+
+    /// Its kind. [`fit_pod`](crate::fit_pod) and [`Machine::kept_permille`] know no more of a machine.
+    #[must_use]
+    pub fn kind(&self) -> MachineKind<'_> {
+        MachineKind {
+            shape: &self.shape,
+            kubelet: &self.kubelet,
+        }
     }
 
     /// GPUs that can be given to a container: healthy or degraded, whole and not shared.
@@ -99,6 +118,23 @@ impl Machine {
     #[must_use]
     pub fn is_dra_managed(&self, resource: &str) -> bool {
         self.dra.iter().any(|managed| managed == resource)
+    }
+}
+
+// === impl MachineKind ===
+
+impl PartialEq for MachineKind<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        ptr::eq(self.shape, other.shape) && ptr::eq(self.kubelet, other.kubelet)
+    }
+}
+
+impl Eq for MachineKind<'_> {}
+
+impl Hash for MachineKind<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        ptr::hash(self.shape, state);
+        ptr::hash(self.kubelet, state);
     }
 }
 

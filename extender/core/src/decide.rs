@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use berth_placement::{PodPlacement, Refusal, fit_pod, place_pod};
+use berth_placement::{PodPlacement, Refusal, place_pod};
 use berth_topology::claim::{self, PodClaim};
 use berth_topology::ids::PodUid;
 use k8s_openapi::api::core::v1::Pod;
@@ -19,6 +19,10 @@ use crate::score::{self, Merit};
 use crate::snapshot::Snapshot;
 
 pub use crate::score::{Preference, Standing};
+
+mod alike;
+
+use alike::Alike;
 
 /// What is asked, and by whom.
 #[derive(Clone, Debug)]
@@ -55,6 +59,13 @@ pub struct Verdicts {
     pub refused: Vec<(String, No)>,
 }
 
+/// One pod's question to many nodes.
+struct Judge<'a> {
+    snapshot: &'a Snapshot,
+    ask: &'a Ask,
+    alike: Alike<'a>,
+}
+
 /// Nodes between two looks at the time: on a machine never seen before each may take milliseconds.
 pub(crate) const NODES_PER_LOOK: usize = 16;
 
@@ -71,12 +82,13 @@ pub fn filter_until(
     mut is_over: impl FnMut() -> bool,
 ) -> Verdicts {
     let mut verdicts = Verdicts::default();
+    let mut judge = Judge::new(snapshot, ask);
     let mut was_over = false;
     for (position, name) in names.iter().enumerate() {
         was_over |= position.is_multiple_of(NODES_PER_LOOK) && is_over();
         let judged = match was_over {
             true => Err(No::OutOfTime),
-            false => judge(snapshot, ask, name),
+            false => judge.judge(name, snapshot.node(name)),
         };
         match judged {
             Ok(standing) => verdicts.feasible.push(((*name).to_owned(), standing.score)),
@@ -111,17 +123,19 @@ pub fn merits(
         return vec![None; names.len()];
     }
     let pull = Pull::of(snapshot, ask.group.as_deref());
+    let mut judge = Judge::new(snapshot, ask);
     let merit = |name: &&str| {
-        let standing = judge(snapshot, ask, name).ok()?;
-        let pull = pull.on(snapshot.node(name)?);
+        let node = snapshot.node(name);
+        let standing = judge.judge(name, node).ok()?;
+        let node = node?;
+        let pull = pull.on(node);
         let now = standing.merit(pull, preference);
         let promised = snapshot.promised_to_others(name, &ask.uid);
-        if !promised.meets(snapshot.node(name)?.room.free) {
+        if !promised.meets(node.room.free) {
             return Some(now);
         }
-        let later = judge_with(snapshot, ask, name, |node, ask| {
-            node.room_for(&ask.uid, ask.terms.priority).less(promised)
-        });
+        let room = node.room_for(&ask.uid, ask.terms.priority).less(promised);
+        let later = judge.judge_with(name, Some(node), |_| room);
         let later = later.map(|standing| standing.merit(pull, preference));
         Some(now.min(later.unwrap_or_default()))
     };
@@ -140,8 +154,10 @@ pub fn hint(snapshot: &Snapshot, ask: &Ask, scores: &[(String, u32)]) -> Option<
     let node = snapshot.node(name)?;
     let room = node.room_for(&ask.uid, ask.terms.priority);
     let room = room.less(snapshot.promised_to_others(name, &ask.uid));
-    let standing = judge_with(snapshot, ask, name, |_, _| room)
-        .or_else(|_| judge(snapshot, ask, name))
+    let mut judge = Judge::new(snapshot, ask);
+    let standing = judge
+        .judge_with(name, Some(node), |_| room)
+        .or_else(|_| judge.judge(name, Some(node)))
         .ok()?;
     Some(Hint {
         node: node.name.clone(),
@@ -154,16 +170,7 @@ pub fn hint(snapshot: &Snapshot, ask: &Ask, scores: &[(String, u32)]) -> Option<
 /// # Errors
 /// Why it does not.
 pub fn judge(snapshot: &Snapshot, ask: &Ask, name: &str) -> Result<Standing, No> {
-    let judged = |room: fn(&NodeState, &Ask) -> Room| judge_with(snapshot, ask, name, room);
-    let no = match judged(|node, ask| node.room_for(&ask.uid, ask.terms.priority)) {
-        Err(no) if no.is_resolvable() => no,
-        settled => return settled,
-    };
-    let promises = |node: &Arc<NodeState>| !node.promises.is_empty();
-    if snapshot.node(name).is_some_and(promises) && judged(|node, _| node.room).is_ok() {
-        return Err(No::Promised);
-    }
-    Err(no)
+    Judge::new(snapshot, ask).judge(name, snapshot.node(name))
 }
 
 /// How well the pod would fit that node if the pods `leaving` were gone.
@@ -176,9 +183,8 @@ pub fn judge_without(
     name: &str,
     leaving: &HashSet<PodUid>,
 ) -> Result<Standing, No> {
-    let room =
-        |node: &NodeState, ask: &Ask| node.room_for_without(&ask.uid, ask.terms.priority, leaving);
-    judge_with(snapshot, ask, name, room)
+    let room = |node: &NodeState| node.room_for_without(&ask.uid, ask.terms.priority, leaving);
+    Judge::new(snapshot, ask).judge_with(name, snapshot.node(name), room)
 }
 
 /// The GPUs for the pod on that node.
@@ -187,43 +193,21 @@ pub fn judge_without(
 /// Why it does not fit.
 pub fn choose(snapshot: &Snapshot, ask: &Ask, name: &str) -> Result<PodPlacement, Refusal> {
     let claim = ask.claim()?;
-    let (node, topology) = usable_node(snapshot, name)?;
+    let node = snapshot.node(name);
+    let (node, topology) = usable_node(snapshot, name, node)?;
     let room = node.room_for(&ask.uid, ask.terms.priority);
     let placement = place_pod(&topology.machine, topology.free(&room), claim)?;
     check_count(room, topology, claim)?;
     Ok(placement)
 }
 
-fn judge_with(
-    snapshot: &Snapshot,
-    ask: &Ask,
-    name: &str,
-    room: impl Fn(&NodeState, &Ask) -> Room,
-) -> Result<Standing, No> {
-    if !ask.wants_gpus() {
-        return Ok(Standing::default());
-    }
-    if let Some(bound) = snapshot.unconfirmed(&ask.uid) {
-        return if bound == name {
-            Ok(Standing::default())
-        } else {
-            Err(No::Unconfirmed)
-        };
-    }
-    let claim = ask.claim()?;
-    let (node, topology) = usable_node(snapshot, name)?;
-    let room = room(node, ask);
-    let fit = fit_pod(&topology.machine, topology.free(&room), claim)?;
-    check_count(room, topology, claim)?;
-    Ok(Standing::of(fit, room, topology, claim))
-}
-
 /// The node, if anything may be placed there at all.
 fn usable_node<'a>(
-    snapshot: &'a Snapshot,
+    snapshot: &Snapshot,
     name: &str,
+    node: Option<&'a Arc<NodeState>>,
 ) -> Result<(&'a NodeState, &'a Topology), Refusal> {
-    let node = snapshot.node(name).ok_or(Refusal::NoTopology)?;
+    let node = node.ok_or(Refusal::NoTopology)?;
     let topology = node.topology.as_deref().ok_or(Refusal::NoTopology)?;
     if topology.is_dra_managed {
         return Err(Refusal::DraManaged);
@@ -239,6 +223,56 @@ fn check_count(room: Room, topology: &Topology, claim: &PodClaim) -> Result<(), 
     match room.has_count(topology, claim.gpu_count()) {
         true => Ok(()),
         false => Err(Refusal::NotEnoughFree),
+    }
+}
+
+// === impl Judge ===
+
+impl<'a> Judge<'a> {
+    fn new(snapshot: &'a Snapshot, ask: &'a Ask) -> Self {
+        let alike = Alike::default();
+        Self {
+            snapshot,
+            ask,
+            alike,
+        }
+    }
+
+    /// How well the pod fits the node now; `node` is what the snapshot has under that name.
+    fn judge(&mut self, name: &str, node: Option<&'a Arc<NodeState>>) -> Result<Standing, No> {
+        let (uid, priority) = (&self.ask.uid, self.ask.terms.priority);
+        let no = match self.judge_with(name, node, |node| node.room_for(uid, priority)) {
+            Err(no) if no.is_resolvable() => no,
+            settled => return settled,
+        };
+        let has_promises = node.is_some_and(|node| !node.promises.is_empty());
+        if has_promises && self.judge_with(name, node, |node| node.room).is_ok() {
+            return Err(No::Promised);
+        }
+        Err(no)
+    }
+
+    /// How well it would fit in `room`.
+    fn judge_with(
+        &mut self,
+        name: &str,
+        node: Option<&'a Arc<NodeState>>,
+        room: impl Fn(&NodeState) -> Room,
+    ) -> Result<Standing, No> {
+        let (snapshot, ask) = (self.snapshot, self.ask);
+        if !ask.wants_gpus() {
+            return Ok(Standing::default());
+        }
+        if let Some(bound) = snapshot.unconfirmed(&ask.uid) {
+            return if bound == name {
+                Ok(Standing::default())
+            } else {
+                Err(No::Unconfirmed)
+            };
+        }
+        let claim = ask.claim()?;
+        let (node, topology) = usable_node(snapshot, name, node)?;
+        Ok(self.alike.standing(topology, room(node), claim)?)
     }
 }
 

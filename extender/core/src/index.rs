@@ -480,19 +480,15 @@ impl Index {
         let mut states = std::mem::take(&mut self.states);
         let map = Arc::make_mut(&mut states);
         for name in std::mem::take(&mut self.dirty) {
+            if self.entries.get(&name).is_some_and(Entry::is_empty) {
+                self.entries.remove(&name);
+            }
             match self.state(&name) {
                 Some(state) => map.insert(name, Arc::new(state)),
                 None => map.remove(&name),
             };
         }
         self.states = states;
-        let empty = |entry: &Entry| {
-            entry.is_ready.is_none()
-                && entry.topology.is_none()
-                && entry.pods.is_empty()
-                && entry.nominees.is_empty()
-        };
-        self.entries.retain(|_, entry| !empty(entry));
     }
 
     /// `None` while there is no such Node.
@@ -543,6 +539,18 @@ impl Index {
         }
         let is_finished = |uid: &PodUid| self.pods.get(uid).is_some_and(|pod| pod.is_finished);
         !self.gone.released(truth) && !truth.pod_uid.as_ref().is_some_and(is_finished)
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// Whether nothing is known under the name any more.
+    fn is_empty(&self) -> bool {
+        self.is_ready.is_none()
+            && self.topology.is_none()
+            && self.pods.is_empty()
+            && self.nominees.is_empty()
     }
 }
 

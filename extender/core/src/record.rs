@@ -315,12 +315,11 @@ impl Decided {
     /// Filter's answer, in the order of the candidates.
     #[must_use]
     pub fn filter(inputs: &Inputs, verdicts: &Verdicts) -> Self {
-        let mut reasons: Vec<Reason> = Vec::new();
-        let mut position = |no: &No| {
-            let reason = Reason::of(no);
-            let known = reasons.iter().position(|known| *known == reason);
+        let mut reasons: Vec<&No> = Vec::new();
+        let mut position = |no| {
+            let known = reasons.iter().position(|known| *known == no);
             known.unwrap_or_else(|| {
-                reasons.push(reason);
+                reasons.push(no);
                 reasons.len() - 1
             })
         };
@@ -336,6 +335,7 @@ impl Decided {
                 outcomes.push(Outcome::Refused(position(no)));
             }
         }
+        let reasons = reasons.into_iter().map(Reason::of).collect();
         Self::Filter { outcomes, reasons }
     }
 

@@ -4,7 +4,7 @@ use crate::kubelet::hints::NodeCpus;
 use crate::kubelet::mask::{NUMA_NODES_MAX, NumaMask};
 
 /// CPUs of one machine that containers hold alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HeldCpus {
     /// By NUMA position. Linux knows 8,192 CPUs.
     by_node: [u16; NUMA_NODES_MAX],

@@ -1,0 +1,162 @@
+//! Nodes that look the same to one pod are placed on once in a request.
+//!
+//! Fleets repeat machines, and most of what is free repeats too: thousands of nodes are some dozens of
+//! situations. Whatever else decides about a node (its agent's silence, promises, hints, its group's
+//! other pods) is asked of each node, before or after.
+
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+
+use berth_placement::{Inexact, MachineKind, Refusal, fit_pod};
+use berth_topology::claim::PodClaim;
+
+use super::{Standing, check_count};
+use crate::node::{Room, Topology};
+
+/// What was found so far for one claim.
+#[derive(Debug, Default)]
+pub(super) struct Alike<'a>(HashMap<Situation<'a>, Result<Standing, Refusal>>);
+
+/// All that placing one claim on a node depends on.
+#[derive(Debug, PartialEq, Eq)]
+struct Situation<'a> {
+    machine: MachineKind<'a>,
+    plugin_doubt: Option<Inexact>,
+    room: Room,
+    counts_cpus: bool,
+}
+
+// === impl Alike ===
+
+impl<'a> Alike<'a> {
+    /// How well the claim fits. Always the same claim for the same `Alike`.
+    pub(super) fn standing(
+        &mut self,
+        topology: &'a Topology,
+        room: Room,
+        claim: &PodClaim,
+    ) -> Result<Standing, Refusal> {
+        let situation = Situation {
+            machine: topology.machine.kind(),
+            plugin_doubt: topology.plugin_doubt,
+            room,
+            counts_cpus: topology.machine.counts_cpus(),
+        };
+        let known = self.0.entry(situation);
+        known
+            .or_insert_with(|| standing(topology, room, claim))
+            .clone()
+    }
+}
+
+/// Reads of the topology what a [`Situation`] holds, and nothing else.
+fn standing(topology: &Topology, room: Room, claim: &PodClaim) -> Result<Standing, Refusal> {
+    let fit = fit_pod(&topology.machine, topology.free(&room), claim)?;
+    check_count(room, topology, claim)?;
+    Ok(Standing::of(fit, room, topology, claim))
+}
+
+// === impl Situation ===
+
+impl Hash for Situation<'_> {
+    /// The CPUs that are held are long, and empty where nobody counts them.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.machine.hash(state);
+        self.plugin_doubt.hash(state);
+        self.room.free.hash(state);
+        self.room.unknown_count.hash(state);
+        if self.counts_cpus {
+            self.room.cpus.hash(state);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_topology::node::NodeTopology;
+    use proptest::prelude::*;
+
+    use crate::decide::{self, Preference};
+    use crate::fixtures::{
+        ask, bound, bound_by_other, cluster, nominated, pod, snapshot, topology,
+    };
+    use crate::index::Index;
+
+    const NODES: [&str; 6] = ["a", "b", "c", "d", "e", "x"];
+
+    /// One thing that tells a node from others.
+    #[derive(Clone, Debug)]
+    enum Trait {
+        Holds(usize, Vec<u32>),
+        HoldsUnknown(usize, usize),
+        Fewer(usize, usize),
+        Nominated(usize, usize),
+        Gone(usize),
+    }
+
+    fn one() -> impl Strategy<Value = Trait> {
+        let who = || 0..5_usize;
+        prop_oneof![
+            (
+                who(),
+                proptest::sample::subsequence(vec![0, 1, 2, 3, 4, 5, 6, 7], 1..5)
+            )
+                .prop_map(|(who, gpus)| Trait::Holds(who, gpus)),
+            (who(), 1..4_usize).prop_map(|(who, count)| Trait::HoldsUnknown(who, count)),
+            (who(), 1..4_usize).prop_map(|(who, count)| Trait::Fewer(who, count)),
+            (who(), 1..5_usize).prop_map(|(who, count)| Trait::Nominated(who, count)),
+            who().prop_map(Trait::Gone),
+        ]
+    }
+
+    fn apply(index: &mut Index, number: usize, one: &Trait) {
+        let name = format!("p{number}");
+        match one {
+            Trait::Holds(who, gpus) => {
+                index.apply_pod(&bound(pod(&name, gpus.len()), NODES[*who], gpus));
+            }
+            Trait::HoldsUnknown(who, count) => {
+                index.apply_pod(&bound_by_other(pod(&name, *count), NODES[*who]));
+            }
+            Trait::Fewer(who, count) => {
+                let mut object: NodeTopology = topology(NODES[*who]);
+                if let Some(status) = &mut object.status {
+                    status.gpus.truncate(8 - count);
+                }
+                index.apply_topology(&object);
+            }
+            Trait::Nominated(who, count) => {
+                index.apply_pod(&nominated(pod(&name, *count), NODES[*who]));
+            }
+            Trait::Gone(who) => index.delete_lease(NODES[*who]),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nodes_that_are_judged_together_are_judged_as_each_alone(
+            traits in proptest::collection::vec(one(), 0..10),
+            count in 1..9_usize,
+        ) {
+            let mut index = cluster(&NODES[..5]);
+            for (number, one) in traits.iter().enumerate() {
+                apply(&mut index, number, one);
+            }
+            let snapshot = snapshot(&mut index);
+            let ask = ask(&pod("asks", count));
+            let together = decide::filter(&snapshot, &ask, &NODES);
+            let merits = decide::merits(&snapshot, &ask, &NODES, Preference::Pack);
+            let (mut feasible, mut refused) = (together.feasible.iter(), together.refused.iter());
+            for (name, merit) in NODES.iter().zip(merits) {
+                match decide::judge(&snapshot, &ask, name) {
+                    Ok(standing) => prop_assert_eq!(
+                        feasible.next(), Some(&((*name).to_owned(), standing.score))
+                    ),
+                    Err(no) => prop_assert_eq!(refused.next(), Some(&((*name).to_owned(), no))),
+                }
+                let alone = decide::merits(&snapshot, &ask, &[name], Preference::Pack);
+                prop_assert_eq!(alone, vec![merit]);
+            }
+        }
+    }
+}
