@@ -67,6 +67,7 @@ pub struct Leader {
 #[derive(Debug)]
 struct Seen {
     holder: String,
+    acquired: Option<MicroTime>,
     renewed: Option<MicroTime>,
     transitions: i32,
     duration: Duration,
@@ -126,7 +127,12 @@ impl Leader {
     pub fn read(&mut self, found: Option<&Lease>, began: Instant, now: Instant) {
         match found {
             Some(lease) => self.observe(lease, false, now),
-            None => self.delete(),
+            None => {
+                // Its holder may have renewed it since, and may not know that it is gone.
+                let missed = self.seen.as_ref().map(|seen| now + usable(seen.duration));
+                self.delete();
+                self.former_until = self.former_until.max(missed);
+            }
         }
         self.read_began = self.read_began.max(Some(began));
     }
@@ -194,7 +200,9 @@ impl Leader {
         if !self.is_ours(seen) {
             return Err(Why::NotHolder);
         }
-        let until = seen.written_after.map(|after| after + seen.usable());
+        let until = seen
+            .written_after
+            .map(|after| after + usable(seen.duration));
         match until {
             Some(until) if now < until => Ok(Some(until)),
             _ => Err(Why::Lapsed),
@@ -220,44 +228,41 @@ impl Leader {
 
     /// Until when other replicas' bindings may take effect, now that `seen` is known.
     fn note_others(&mut self, seen: &Seen, held_for: Duration, is_next: bool, now: Instant) {
-        // Counted from the last deletion; each holder that follows another counts one more.
-        let terms = match &self.seen {
-            Some(before) => seen.transitions.checked_sub(before.transitions),
-            // A read may have missed one that was deleted.
-            None if seen.transitions == 0 && is_next => Some(0),
-            None => None,
-        };
+        // A watch shows every version, a read may have missed some: renewals, holders, deletions.
+        let before = self.seen.as_ref();
+        let is_same_term = before.is_some_and(|before| {
+            let is_shown = is_next && (before.holder == seen.holder || seen.holder.is_empty());
+            before.transitions == seen.transitions && (is_shown || before.is_term_of(seen))
+        });
+        let longest = before.map_or(DURATION, |before| before.duration.max(seen.duration));
         if seen.holder.is_empty() {
-            let stopped = now + HANDOVER;
-            match (&self.seen, terms) {
-                (Some(_), Some(0)) => {
-                    self.holder_until = self.holder_until.map(|until| until.min(stopped));
-                }
-                _ => {
-                    self.end_term();
-                    self.holder_until = Some(stopped);
-                }
+            let stops = if is_next { HANDOVER } else { usable(longest) };
+            if !is_same_term {
+                self.end_term();
+                self.holder_until = Some(now + stops);
             }
+            // Renewals that were late may have moved its end; giving back is one for sure.
+            self.holder_until = self.holder_until.map(|_| now + stops);
             return;
         }
-        if terms != Some(0) {
+        // Transitions count from the last deletion; each holder that follows another is one more.
+        let is_next_term = is_next
+            && before.map_or(seen.transitions == 0, |before| {
+                before.transitions.checked_add(1) == Some(seen.transitions)
+            });
+        if !is_same_term {
             self.end_term();
         }
         if !self.is_ours(seen) {
-            self.holder_until = Some(now + seen.usable());
+            self.holder_until = Some(now + usable(seen.duration));
             return;
         }
         self.end_term();
-        let before = match terms {
-            Some(0) => return,
-            Some(1) if is_next => return,
-            // Somebody whom we have not seen gave it back, or let it pass.
-            Some(1..) => HANDOVER,
-            // Or it was deleted, which its holder may not have seen.
-            _ => seen.usable(),
-        };
-        let until = now + before.saturating_sub(held_for);
-        self.former_until = self.former_until.max(Some(until));
+        if !is_same_term && !is_next_term {
+            // Somebody may have held it whom we have not seen, and may not know that it was deleted.
+            let until = now + usable(longest).saturating_sub(held_for);
+            self.former_until = self.former_until.max(Some(until));
+        }
     }
 
     /// Whoever held it holds it no more.
@@ -280,6 +285,7 @@ impl Seen {
     fn read(lease: &Lease, written_after: Option<Instant>) -> Self {
         let LeaseSpec {
             holder_identity,
+            acquire_time,
             renew_time,
             lease_transitions,
             lease_duration_seconds,
@@ -288,6 +294,7 @@ impl Seen {
         let seconds = lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
         Self {
             holder: holder_identity.unwrap_or_default(),
+            acquired: acquire_time,
             renewed: renew_time,
             transitions: lease_transitions.unwrap_or_default(),
             duration: seconds.map_or(DURATION, Duration::from_secs),
@@ -305,10 +312,15 @@ impl Seen {
         host.unwrap_or(&self.holder)
     }
 
-    /// From a renewal on, how long its holder binds.
-    fn usable(&self) -> Duration {
-        self.duration - self.duration / MARGIN
+    /// Whether that is a renewal by the same holder, without a break.
+    fn is_term_of(&self, later: &Self) -> bool {
+        self.holder == later.holder && self.acquired == later.acquired
     }
+}
+
+/// From a renewal on, how long its holder binds.
+fn usable(duration: Duration) -> Duration {
+    duration - duration / MARGIN
 }
 
 // === impl Why ===

@@ -339,3 +339,15 @@ fn and_somebody_serves_most_of_the_time() {
 fn a_lease_that_was_deleted_twice_unseen_does_not_look_like_the_first_one() {
     World::new(2_709_612_105_074_316_758).run();
 }
+
+/// Renewals missed while cut off, and then the lease given back: what was seen last says nothing.
+#[test]
+fn a_lease_given_back_after_renewals_that_were_missed_is_not_over_before_that() {
+    World::new(5_741_284_159_713_442_546).run();
+}
+
+/// Renewals missed, the lease deleted unseen by its holder, and taken by us.
+#[test]
+fn a_lease_taken_after_an_unseen_deletion_is_no_second_renewal() {
+    World::new(11_211_761_636_606_022_480).run();
+}
