@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use anyhow::{Context, bail};
-use berth_extender_core::explain::{self as core, Explanation, NodeStory};
+use berth_extender_core::explain::{self as core, Explanation, NodeStory, Preemption};
 use berth_extender_core::record::Record;
 
 use crate::args::cluster::{ExplainPodArgs, PodName};
@@ -105,7 +105,51 @@ fn text(all: &Explanation, paint: Paint) -> String {
             text.push_str(&format!("  {}\n", named(&refused.nodes, refused.count)));
         }
     }
+    if let Some(preemption) = &all.preemption {
+        text.push_str(&preempted(preemption, paint));
+    }
     text.push_str(&bound(all));
+    text
+}
+
+/// Whom preempt would evict from each node, and which nodes it left out.
+fn preempted(all: &Preemption, paint: Paint) -> String {
+    let mut text = format!(
+        "preempt: {} would fit without these pods (asked {})\n",
+        count(all.nodes.len(), "node"),
+        all.at
+    );
+    let rows = all.nodes.iter().flat_map(|on| {
+        on.victims.iter().map(|victim| {
+            let priority = victim.priority.map(|priority| priority.to_string());
+            vec![
+                on.node.clone(),
+                victim.name().to_owned(),
+                priority.unwrap_or_else(|| "-".to_owned()),
+                list(&victim.gpus),
+            ]
+        })
+    });
+    let rows: Vec<Vec<String>> = rows.collect();
+    if !rows.is_empty() {
+        text.push_str(&table(
+            &["NODE", "EVICTS", "PRIORITY", "GPUS"],
+            &rows,
+            paint,
+        ));
+    }
+    for on in all.nodes.iter().filter(|on| on.violation_count > 0) {
+        let budgets = count(on.violation_count, "disruption budget");
+        text.push_str(&format!("on {} that violates {budgets}\n", on.node));
+    }
+    for (kind, left_out) in &all.left_out {
+        text.push_str(&format!(
+            "left out {}: {kind}: {}\n  {}\n",
+            count(left_out.count, "node"),
+            left_out.message,
+            named(&left_out.nodes, left_out.count)
+        ));
+    }
     text
 }
 

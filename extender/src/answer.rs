@@ -115,9 +115,17 @@ impl Service {
         let offers: BTreeMap<String, Offer> = offers
             .map(|(node, victims)| (node, victims.offer()))
             .collect();
-        let kept = preempt::preempt(&snapshot, &ask, &offers).into_iter();
+        let answer = preempt::preempt(&snapshot, &ask, &offers);
+        if ask.wants_gpus() {
+            let inputs = Inputs::of_preempt(&snapshot, &ask, &offers);
+            lock(&self.decisions).preempted(&Asked::of(pod), timestamp(), inputs, &answer);
+        }
         wire::PreemptionResult {
-            node_name_to_meta_victims: kept.map(|(node, one)| (node, one.into())).collect(),
+            node_name_to_meta_victims: answer
+                .kept
+                .into_iter()
+                .map(|(node, one)| (node, one.into()))
+                .collect(),
         }
     }
 

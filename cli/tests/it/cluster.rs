@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use berth_extender_core::decide::{self, Preference};
 use berth_extender_core::fixtures::*;
+use berth_extender_core::index::Index;
+use berth_extender_core::preempt::{Offer, preempt};
 use berth_extender_core::record::archive::{Archive, Now, Replica};
 use berth_extender_core::record::{Asked, Inputs, Records};
 use expect_test::{Expect, expect};
@@ -31,6 +33,42 @@ fn archive() -> Archive {
         let at = "2026-11-26T04:00:00Z".to_owned();
         records.filtered(&Asked::of(&pod), at, inputs, &verdicts);
     }
+    written(index, &records)
+}
+
+/// Two full nodes, of which one has pods below `ns/high`, and what preempt said.
+fn preempted() -> Archive {
+    let mut index = cluster(&["a", "b"]);
+    let web = labelled(pod("web", 4), "app", "web");
+    index.apply_pod(&ranked(bound(web, "a", &[0, 1, 2, 3]), 1));
+    index.apply_pod(&ranked(bound(pod("peer", 4), "a", &[4, 5, 6, 7]), 10));
+    index.apply_pod(&ranked(
+        bound(pod("whole", 8), "b", &[0, 1, 2, 3, 4, 5, 6, 7]),
+        10,
+    ));
+    index.reset_budgets(&[budget("web", 0)]);
+    let (mut records, pod) = (Records::default(), ranked(pod("high", 4), 10));
+    let (snapshot, ask) = (snapshot(&mut index), ask(&pod));
+    let verdicts = decide::filter(&snapshot, &ask, &["a", "b"]);
+    let inputs = Inputs::of(&snapshot, &ask, &["a", "b"], Preference::Pack);
+    let asked = Asked::of(&pod);
+    records.filtered(&asked, "2026-11-26T04:00:00Z".to_owned(), inputs, &verdicts);
+    let offer = |victims: &[&str]| Offer {
+        victims: victims.iter().map(|uid| (*uid).into()).collect(),
+        violation_count: 1,
+    };
+    let offers = [
+        ("a".to_owned(), offer(&["u-web", "u-plain"])),
+        ("b".to_owned(), offer(&[])),
+    ];
+    let offers = offers.into();
+    let inputs = Inputs::of_preempt(&snapshot, &ask, &offers);
+    let answer = preempt(&snapshot, &ask, &offers);
+    records.preempted(&asked, "2026-11-26T04:00:01Z".to_owned(), inputs, &answer);
+    written(index, &records)
+}
+
+fn written(mut index: Index, records: &Records) -> Archive {
     let claims = index.claims();
     let replica = Replica {
         resource: RESOURCE.to_owned(),
@@ -46,15 +84,24 @@ fn archive() -> Archive {
 }
 
 fn file() -> (TempDir, PathBuf) {
+    file_of(&archive())
+}
+
+fn file_of(archive: &Archive) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("now.json");
-    std::fs::write(&path, serde_json::to_string(&archive()).unwrap()).unwrap();
+    std::fs::write(&path, serde_json::to_string(archive).unwrap()).unwrap();
     (folder, path)
 }
 
 #[track_caller]
 fn check(line: &str, expected: Expect) {
-    let (_folder, path) = file();
+    check_on(&archive(), line, expected);
+}
+
+#[track_caller]
+fn check_on(archive: &Archive, line: &str, expected: Expect) {
+    let (_folder, path) = file_of(archive);
     let path = path.display().to_string();
     let told = transcript(&line.replace("FILE", &path));
     expected.assert_eq(&told.replace(&path, "FILE"));
@@ -105,6 +152,50 @@ fn a_pod_is_explained_from_a_file() {
         expect![[r#"
         ! berth: FILE holds no decision about ns/nobody
         = 1
+    "#]],
+    );
+}
+
+#[test]
+fn a_preemption_is_told_and_replays() {
+    let told = preempted();
+    check_on(
+        &told,
+        "explain pod ns/high --from FILE",
+        expect![[r#"
+        ns/high: 0 nodes fit, 2 refused (asked 2026-11-26T04:00:00Z)
+        refused on 2 nodes: NotEnoughFree: not enough free GPUs; others leaving could help
+          a, b
+        preempt: 1 node would fit without these pods (asked 2026-11-26T04:00:01Z)
+        NODE  EVICTS   PRIORITY  GPUS
+        a     ns/web   1         0,1,2,3
+        a     u-plain  -         -
+        on a that violates 1 disruption budget
+        left out 1 node: NotEnoughFree: would not fit without any pod of lower priority: not enough free GPUs
+          b
+        not bound
+        = 0
+    "#]],
+    );
+    check_on(
+        &told,
+        "explain pod ns/high --why-not b --from FILE",
+        expect![[r#"
+            ns/high: 0 nodes fit, 2 refused (asked 2026-11-26T04:00:00Z)
+            b was refused: NotEnoughFree: not enough free GPUs
+            pods that leave the node could change that
+            free GPUs: none
+            ns/whole holds GPUs 0, 1, 2, 3, 4, 5, 6, 7
+            preemption left b out: would not fit without any pod of lower priority: not enough free GPUs
+            = 0
+        "#]],
+    );
+    check_on(
+        &told,
+        "explain replay FILE",
+        expect![[r#"
+        2 records: 2 decided the same again, 0 otherwise, 0 without kept inputs
+        = 0
     "#]],
     );
 }

@@ -11,17 +11,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
+use serde::{Deserialize, Serialize};
+
 use crate::pod::{Holder, Terms};
 
 /// Every budget that can select anything.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Budgets {
     /// All were listed once. Until then every eviction counts as one that violates.
     is_synced: bool,
+    #[serde(with = "pairs")]
     by_name: BTreeMap<(String, String), Budget>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Budget {
     allowed: i32,
     /// Pods whose disruption the API server has counted already, by name.
@@ -30,7 +35,8 @@ struct Budget {
 }
 
 /// One condition on a label.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 enum Requirement {
     In(String, BTreeSet<String>),
     NotIn(String, BTreeSet<String>),
@@ -77,6 +83,38 @@ impl Budgets {
         self.is_synced
     }
 
+    /// Those of them that any of these pods takes from: whoever of the pods leaves, the count is the same.
+    pub(crate) fn over<'a>(&self, holders: impl Iterator<Item = &'a Holder>) -> Self {
+        let mut over = Self {
+            is_synced: self.is_synced,
+            by_name: BTreeMap::new(),
+        };
+        for holder in holders {
+            for (name, budget) in self.taken_by(holder) {
+                over.by_name
+                    .entry(name.clone())
+                    .or_insert_with(|| budget.clone());
+            }
+        }
+        over
+    }
+
+    /// What they hold, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.by_name.values().map(Budget::bytes).sum()
+    }
+
+    /// The budgets that a pod takes from when it leaves.
+    fn taken_by<'a>(
+        &'a self,
+        holder: &'a Holder,
+    ) -> impl Iterator<Item = (&'a (String, String), &'a Budget)> {
+        let in_namespace = (holder.namespace.clone(), String::new())..;
+        let budgets = self.by_name.range(in_namespace);
+        let budgets = budgets.take_while(|((namespace, _), _)| *namespace == holder.namespace);
+        budgets.filter(|(_, budget)| budget.is_taken_by(holder))
+    }
+
     /// How those pods, the most important first, stand to the budgets.
     pub(crate) fn ledger<'a>(&self, victims: impl Iterator<Item = &'a Holder>) -> Ledger {
         let mut ledger = Ledger::default();
@@ -88,11 +126,7 @@ impl Budgets {
         }
         let mut positions = BTreeMap::new();
         for victim in victims {
-            let in_namespace = (victim.namespace.clone(), String::new())..;
-            let budgets = self.by_name.range(in_namespace);
-            let budgets = budgets.take_while(|((namespace, _), _)| *namespace == victim.namespace);
-            let selecting = budgets.filter(|(_, budget)| budget.is_taken_by(victim));
-            let taken = selecting.map(|(name, budget)| {
+            let taken = self.taken_by(victim).map(|(name, budget)| {
                 *positions.entry(name).or_insert_with(|| {
                     ledger.allowed.push(budget.allowed);
                     ledger.allowed.len() - 1
@@ -102,6 +136,26 @@ impl Budgets {
             ledger.taken.push(taken);
         }
         ledger
+    }
+}
+
+/// Each with its name: JSON has no maps whose keys are pairs.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Budget;
+
+    type ByName = BTreeMap<(String, String), Budget>;
+
+    pub(super) fn serialize<S: Serializer>(by_name: &ByName, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(by_name)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ByName, D::Error> {
+        let pairs = Vec::<((String, String), Budget)>::deserialize(from)?;
+        Ok(pairs.into_iter().collect())
     }
 }
 
@@ -127,6 +181,11 @@ impl Budget {
             disrupted: disrupted.into_keys().collect(),
             requirements,
         })
+    }
+
+    fn bytes(&self) -> usize {
+        let disrupted: usize = self.disrupted.iter().map(|name| name.len() + 32).sum();
+        size_of::<Self>() + disrupted + 128 * (1 + self.requirements.len())
     }
 
     fn is_taken_by(&self, victim: &Holder) -> bool {

@@ -9,9 +9,11 @@ use crate::decide::Ask;
 use crate::record::{Decided, Inputs, Outcome, Record};
 
 mod node;
+mod preemption;
 mod why_not;
 
 pub use node::{Container, NodeStory, SetStory};
+pub use preemption::{Evicted, Preemption, Victim};
 
 /// Nodes told one by one; the others are counted.
 const NODES_MAX: usize = 8;
@@ -47,6 +49,9 @@ pub struct Explanation {
     pub runner_up: Option<String>,
     /// The best nodes that fit, best first; empty where the inputs were not kept.
     pub nodes: Vec<NodeStory>,
+    /// What preempt answered last, where it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preemption: Option<Preemption>,
     /// The last bind, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bind: Option<Bind>,
@@ -117,6 +122,7 @@ struct Last<'a> {
 pub fn explain(records: &[Record], resource: &str, why_not: Option<&str>) -> Option<Explanation> {
     let last = Last::of(records)?;
     let mut explanation = last.summary();
+    explanation.preemption = Preemption::last_of(records);
     let Some(inputs) = last.filter.inputs() else {
         explanation.why_not = why_not.map(why_not::not_kept);
         return Some(explanation);

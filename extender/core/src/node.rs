@@ -247,9 +247,16 @@ impl Topology {
     pub fn status(&self) -> Result<Status, serde_json::Error> {
         Ok(Status {
             hash: self.hash.clone(),
-            allocations: self.allocations.clone(),
+            allocations: self.kept_allocations(),
             ..self.wiring.status()?
         })
+    }
+
+    /// All allocations that decisions depend on: those of our resource, and of others with CPUs.
+    pub(crate) fn kept_allocations(&self) -> Vec<Allocation> {
+        let is_known = |truth: &&Allocation| self.allocations.contains(truth);
+        let others = self.exclusive_cpus.iter().filter(|truth| !is_known(truth));
+        self.allocations.iter().chain(others).cloned().collect()
     }
 
     /// What of `room` a pod can be given.

@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use berth_topology::ids::PodUid;
+use serde::{Deserialize, Serialize};
 
 use crate::budgets::Ledger;
 use crate::decide::{self, Ask};
@@ -32,12 +33,15 @@ use crate::pod::{Holder, Terms};
 use crate::snapshot::Snapshot;
 
 pub mod search;
+mod spared;
 pub mod stranded;
 
 use search::{Candidate, Cost, Pool};
+pub use spared::Spared;
 
 /// A node that kube-scheduler offers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Offer {
     /// Pods that its own filters need gone, the most important first.
     pub victims: Vec<PodUid>,
@@ -46,12 +50,22 @@ pub struct Offer {
 }
 
 /// Who has to leave a node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Eviction {
     /// The pods, the most important first.
     pub victims: Vec<PodUid>,
     /// Budgets that are violated.
     pub violation_count: usize,
+}
+
+/// What is said of every node that was offered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Those that will fit, each with the victims to evict.
+    pub kept: BTreeMap<String, Eviction>,
+    /// The others, which are left out.
+    pub spared: BTreeMap<String, Spared>,
 }
 
 /// One node, one pod, and the pods that could leave for it.
@@ -67,45 +81,50 @@ struct Scene<'a> {
     others: Vec<&'a PodUid>,
 }
 
-/// Of the nodes offered, those that will fit, each with the victims to evict.
+/// Which of the nodes offered will fit, and whom to evict from each.
 #[must_use]
-pub fn preempt(
-    snapshot: &Snapshot,
-    ask: &Ask,
-    offers: &BTreeMap<String, Offer>,
-) -> BTreeMap<String, Eviction> {
-    let kept = offers.iter().filter_map(|(node, offer)| {
-        let eviction = preempt_on(snapshot, ask, node, offer)?;
-        Some((node.clone(), eviction))
-    });
-    kept.collect()
+pub fn preempt(snapshot: &Snapshot, ask: &Ask, offers: &BTreeMap<String, Offer>) -> Answer {
+    let mut answer = Answer::default();
+    for (node, offer) in offers {
+        match preempt_on(snapshot, ask, node, offer) {
+            Ok(eviction) => answer.kept.insert(node.clone(), eviction).map(drop),
+            Err(spared) => answer.spared.insert(node.clone(), spared).map(drop),
+        };
+    }
+    answer
 }
 
-fn preempt_on(snapshot: &Snapshot, ask: &Ask, node: &str, offer: &Offer) -> Option<Eviction> {
+fn preempt_on(
+    snapshot: &Snapshot,
+    ask: &Ask,
+    node: &str,
+    offer: &Offer,
+) -> Result<Eviction, Spared> {
     let as_offered = || Eviction {
         victims: offer.victims.clone(),
         violation_count: offer.violation_count,
     };
     if !ask.wants_gpus() {
-        return Some(as_offered());
+        return Ok(as_offered());
     }
     // An earlier bind may still come true: nobody is evicted for it.
     if snapshot.unconfirmed(&ask.uid).is_some() {
-        return None;
+        return Err(Spared::Unconfirmed);
     }
     if offer.victims.is_empty() && decide::judge(snapshot, ask, node).is_ok() {
-        return Some(as_offered());
+        return Ok(as_offered());
     }
     if ask.terms.never_preempts {
-        return None;
+        return Err(Spared::NeverPreempts);
     }
     let scene = Scene::new(snapshot, ask, node, offer)?;
-    let chosen = scene.search()?;
+    let chosen = scene.search().ok_or_else(|| scene.no_help())?;
     let eviction = scene.eviction(&chosen);
     // Up to 1.37 an answer without victims is an error: what came is kept, if it does.
     match eviction.victims.is_empty() {
-        true => scene.accepts_as_offered().then(as_offered),
-        false => Some(eviction),
+        true if scene.accepts_as_offered() => Ok(as_offered()),
+        true => Err(Spared::FitsAsItIs),
+        false => Ok(eviction),
     }
 }
 
@@ -116,7 +135,7 @@ pub(crate) fn propose<'a>(
     node: &str,
 ) -> Option<(Cost, Vec<&'a Arc<Holder>>)> {
     let offer = Offer::default();
-    let scene = Scene::new(snapshot, ask, node, &offer)?;
+    let scene = Scene::new(snapshot, ask, node, &offer).ok()?;
     let chosen = scene.search()?;
     let cost = scene.pool().cost(&chosen);
     let candidates = &scene.candidates;
@@ -135,9 +154,14 @@ pub(crate) fn propose<'a>(
 // === impl Scene ===
 
 impl<'a> Scene<'a> {
-    /// `None` where nothing of the kind can be answered.
-    fn new(snapshot: &'a Snapshot, ask: &'a Ask, name: &str, offer: &'a Offer) -> Option<Self> {
-        let node = snapshot.node(name)?;
+    /// An error where nothing of the kind can be answered.
+    fn new(
+        snapshot: &'a Snapshot,
+        ask: &'a Ask,
+        name: &str,
+        offer: &'a Offer,
+    ) -> Result<Self, Spared> {
+        let node = snapshot.node(name).ok_or(Spared::NoNode)?;
         let is_offered = |uid: &PodUid| offer.victims.contains(uid);
         let may_leave = |holder: &&Arc<Holder>| {
             let is_known = is_offered(&holder.uid)
@@ -154,12 +178,12 @@ impl<'a> Scene<'a> {
             .iter()
             .any(|uid| is_here(uid) && !is_candidate(uid))
         {
-            return None;
+            return Err(Spared::NotBelow);
         }
         let ledger = snapshot
             .budgets
             .ledger(candidates.iter().map(|holder| &***holder));
-        Some(Self {
+        Ok(Self {
             snapshot,
             ask,
             node,
@@ -173,6 +197,17 @@ impl<'a> Scene<'a> {
     /// The best victims, by position in the candidates.
     fn search(&self) -> Option<Vec<usize>> {
         self.pool().best(|chosen| self.accepts(chosen))
+    }
+
+    /// Why everybody's leaving does not help.
+    fn no_help(&self) -> Spared {
+        let candidates = self.candidates.iter().map(|holder| holder.uid.clone());
+        let others = self.others.iter().map(|uid| (*uid).clone());
+        let leaving = candidates.chain(others).collect();
+        match decide::judge_without(self.snapshot, self.ask, &self.node.name, &leaving) {
+            Err(no) => Spared::NoHelp(no),
+            Ok(_) => Spared::NotEnoughByCount,
+        }
     }
 
     fn pool(&self) -> Pool<'_> {

@@ -4,7 +4,7 @@
 //! costs a pointer a node. When records hold too much, the oldest ones' inputs go first: their answers
 //! stay, with a hash of what was dropped.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use berth_placement::Inexact;
@@ -13,15 +13,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::bind;
 use crate::decide::{No, Verdicts};
+use crate::preempt::{self, Eviction, Spared};
 
 pub mod archive;
 mod asked;
 mod inputs;
+mod offered;
 pub(crate) mod shared;
 pub mod wiring;
 
 pub use asked::Asked;
 pub use inputs::{Candidate, Inputs};
+pub use offered::Offered;
 
 /// Records kept.
 const RECORDS_MAX: usize = 1_024;
@@ -49,7 +52,7 @@ pub struct Record {
 #[derive(Clone, Debug)]
 pub enum Basis {
     /// All of it.
-    Kept(Inputs),
+    Kept(Box<Inputs>),
     /// The records held too much; the hash of what it was.
     Dropped {
         /// As [`Inputs::hash`].
@@ -72,6 +75,15 @@ pub enum Decided {
     Prioritize {
         /// One for each candidate.
         scores: Vec<u32>,
+    },
+    /// Whom to evict.
+    Preempt {
+        /// By node that will fit then.
+        evictions: BTreeMap<String, Eviction>,
+        /// Nodes that were offered and are left out; the reason's position.
+        spared: BTreeMap<String, usize>,
+        /// Why, each once.
+        reasons: Vec<Reason>,
     },
     /// Which GPUs.
     Bind {
@@ -129,7 +141,7 @@ impl Records {
     pub fn filtered(&mut self, asked: &Asked, at: String, inputs: Inputs, verdicts: &Verdicts) {
         let decided = Decided::filter(&inputs, verdicts);
         let asked = self.shared(asked);
-        self.push(asked, at, Basis::Kept(inputs), decided);
+        self.push(asked, at, Basis::Kept(Box::new(inputs)), decided);
     }
 
     /// Prioritize answered.
@@ -137,7 +149,20 @@ impl Records {
         let scores = scores.iter().map(|(_, score)| *score).collect();
         let decided = Decided::Prioritize { scores };
         let asked = self.shared(asked);
-        self.push(asked, at, Basis::Kept(inputs), decided);
+        self.push(asked, at, Basis::Kept(Box::new(inputs)), decided);
+    }
+
+    /// Preempt answered.
+    pub fn preempted(
+        &mut self,
+        asked: &Asked,
+        at: String,
+        inputs: Inputs,
+        answer: &preempt::Answer,
+    ) {
+        let asked = self.shared(asked);
+        let decided = Decided::preempt(answer);
+        self.push(asked, at, Basis::Kept(Box::new(inputs)), decided);
     }
 
     /// Bind ended. `inputs` is absent where nothing was chosen. kube-scheduler sends no Pod to bind: it
@@ -168,7 +193,7 @@ impl Records {
         let nothing = || Basis::Dropped {
             hash: String::new(),
         };
-        let basis = inputs.map_or_else(nothing, Basis::Kept);
+        let basis = inputs.map_or_else(nothing, |inputs| Basis::Kept(Box::new(inputs)));
         self.push(asked, at, basis, decided);
     }
 
@@ -279,7 +304,7 @@ impl Record {
     #[must_use]
     pub fn inputs(&self) -> Option<&Inputs> {
         match &self.basis {
-            Basis::Kept(inputs) => Some(inputs),
+            Basis::Kept(inputs) => Some(inputs.as_ref()),
             Basis::Dropped { .. } => None,
         }
     }
@@ -296,13 +321,25 @@ impl Record {
     /// What it holds, about.
     fn bytes(&self) -> usize {
         let inputs = self.inputs().map_or(0, |inputs| {
-            inputs.candidates.len() * (size_of::<Candidate>() + STATE_BYTES)
+            let offered = inputs.offered.as_ref().map_or(0, |offered| offered.bytes());
+            inputs.candidates.len() * (size_of::<Candidate>() + STATE_BYTES) + offered
         });
         let decided = match &self.decided {
             Decided::Filter { outcomes, reasons } => {
                 size_of_val(outcomes.as_slice()) + 128 * reasons.len()
             }
             Decided::Prioritize { scores } => size_of_val(scores.as_slice()),
+            Decided::Preempt {
+                evictions,
+                spared,
+                reasons,
+            } => {
+                let names = evictions.keys().chain(spared.keys());
+                let names: usize = names.map(|name| name.len() + 64).sum();
+                let victims = evictions.values().flat_map(|one| &one.victims);
+                let victims: usize = victims.map(offered::uid_bytes).sum();
+                names + victims + 128 * reasons.len()
+            }
             Decided::Bind { annotation, .. } => annotation.as_ref().map_or(0, |text| text.len()),
         };
         size_of::<Self>() + self.asked.pod.len() + inputs + decided
@@ -339,12 +376,35 @@ impl Decided {
         Self::Filter { outcomes, reasons }
     }
 
+    /// Preempt's answer.
+    #[must_use]
+    pub fn preempt(answer: &preempt::Answer) -> Self {
+        let mut reasons: Vec<Reason> = Vec::new();
+        let mut position = |spared: &Spared| {
+            let reason = Reason::of_spared(spared);
+            let known = reasons.iter().position(|known| *known == reason);
+            known.unwrap_or_else(|| {
+                reasons.push(reason);
+                reasons.len() - 1
+            })
+        };
+        let spared = answer.spared.iter();
+        let spared = spared.map(|(node, spared)| (node.clone(), position(spared)));
+        let spared = spared.collect();
+        Self::Preempt {
+            evictions: answer.kept.clone(),
+            spared,
+            reasons,
+        }
+    }
+
     /// The verb's name.
     #[must_use]
     pub fn verb(&self) -> &'static str {
         match self {
             Self::Filter { .. } => "filter",
             Self::Prioritize { .. } => "prioritize",
+            Self::Preempt { .. } => "preempt",
             Self::Bind { .. } => "bind",
         }
     }
@@ -360,6 +420,16 @@ impl Reason {
             kind: no.kind().to_owned(),
             resolvable: no.is_resolvable(),
             message: no.to_string(),
+        }
+    }
+
+    /// Why a node is left out of preempt's answer, as people see it.
+    #[must_use]
+    pub fn of_spared(spared: &Spared) -> Self {
+        Self {
+            kind: spared.kind().to_owned(),
+            resolvable: spared.is_resolvable(),
+            message: spared.to_string(),
         }
     }
 }

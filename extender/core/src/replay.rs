@@ -1,8 +1,11 @@
 //! A recorded decision made again, offline, from the inputs that were recorded: bit for bit the same,
 //! or something that decided is not in the inputs.
 
+use std::collections::BTreeMap;
+
 use crate::bind;
 use crate::decide::{self, Ask, NODES_PER_LOOK, No};
+use crate::preempt;
 use crate::record::{Decided, Inputs, Outcome, Reason, Record};
 
 /// How a record compares with its replay.
@@ -71,6 +74,17 @@ fn decide_again(ask: &Ask, inputs: &Inputs, recorded: &Decided) -> Decided {
             Decided::Prioritize {
                 scores: scores.into_iter().map(|(_, score)| score).collect(),
             }
+        }
+        Decided::Preempt { .. } => {
+            let none = BTreeMap::new();
+            let offered = inputs.offered.as_deref();
+            let terms = offered.map_or_else(|| ask.terms.clone(), |offered| offered.terms.clone());
+            let ask = Ask {
+                terms,
+                ..ask.clone()
+            };
+            let offers = offered.map_or(&none, |offered| &offered.offers);
+            Decided::preempt(&preempt::preempt(&snapshot, &ask, offers))
         }
         Decided::Bind {
             node,

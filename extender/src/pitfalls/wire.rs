@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use berth_extender_core::record::archive::Archive;
+use berth_extender_core::replay::{Replayed, replay};
+
 use super::*;
 
 fn keys(answer: &Value) -> Vec<&str> {
@@ -169,6 +172,11 @@ async fn p13_a_victim_that_is_not_on_the_node_frees_nothing_there() {
     let kept = &world.post("/preempt", &body).await["NodeNameToMetaVictims"];
     assert_eq!(keys(kept), ["a"], "and no node is added");
     assert_eq!(kept["a"]["Pods"], json!([{"UID": "u-on-a"}]));
+    let (_, text) = world.get("/snapshot").await;
+    let archive: Archive = serde_json::from_str(&text).unwrap();
+    let record = archive.open().unwrap().records.remove(0);
+    assert_eq!(record.decided.verb(), "preempt");
+    assert_eq!(replay(&record, RESOURCE).unwrap(), Replayed::Same);
 }
 
 #[actix_web::test]

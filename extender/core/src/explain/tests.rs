@@ -1,7 +1,7 @@
 //! Stories about one pod, as people would read them.
 
 use berth_topology::gpu::HealthState;
-use berth_topology::ids::NumaId;
+use berth_topology::ids::{NumaId, PodUid};
 use berth_topology::node::NodeTopology;
 
 use super::*;
@@ -9,6 +9,7 @@ use crate::bind;
 use crate::decide::{self, Preference};
 use crate::fixtures::*;
 use crate::index::Index;
+use crate::preempt::{Offer, preempt};
 use crate::record::{Asked, Bound, Records};
 
 /// `a` has one quad left, `b` two GPUs of each quad, `c` nothing; `d` has no topology.
@@ -196,4 +197,62 @@ fn refusals_of_one_kind_read_the_same_on_every_node() {
         );
     }
     assert_eq!(all.refused.values().map(|one| one.count).sum::<usize>(), 4);
+}
+
+#[test]
+fn a_preemption_is_told_with_its_victims_and_why_other_nodes_were_left_out() {
+    let mut index = cluster(&["a", "b"]);
+    index.apply_pod(&ranked(bound(pod("low", 4), "a", &[0, 1, 2, 3]), 1));
+    index.apply_pod(&ranked(bound(pod("peer", 4), "a", &[4, 5, 6, 7]), 10));
+    index.apply_pod(&ranked(
+        bound(pod("whole", 8), "b", &[0, 1, 2, 3, 4, 5, 6, 7]),
+        10,
+    ));
+    let pod = ranked(pod("p", 4), 10);
+    let (snapshot, ask) = (snapshot(&mut index), ask(&pod));
+    let (names, mut records) = (["a", "b"], Records::default());
+    let verdicts = decide::filter(&snapshot, &ask, &names);
+    let inputs = Inputs::of(&snapshot, &ask, &names, Preference::Pack);
+    records.filtered(&Asked::of(&pod), "then".to_owned(), inputs, &verdicts);
+    let offered = |victims: &[&str]| Offer {
+        victims: victims.iter().map(|uid| PodUid::from(*uid)).collect(),
+        violation_count: 0,
+    };
+    let offers = [
+        ("a".to_owned(), offered(&["u-low", "u-plain"])),
+        ("b".to_owned(), offered(&[])),
+        ("c".to_owned(), offered(&["u-low"])),
+    ];
+    let offers = offers.into();
+    let answer = preempt(&snapshot, &ask, &offers);
+    let inputs = Inputs::of_preempt(&snapshot, &ask, &offers);
+    records.preempted(&Asked::of(&pod), "later".to_owned(), inputs, &answer);
+
+    let all = explained(&records, Some("b"));
+    let told = all.preemption.unwrap();
+    assert_eq!(told.at, "later");
+    let [on_a] = &told.nodes[..] else {
+        panic!("{told:?}");
+    };
+    let victims = on_a
+        .victims
+        .iter()
+        .map(|one| (one.name(), one.priority, &*one.gpus));
+    let low: (&str, _, &[u32]) = ("ns/low", Some(1), &[0, 1, 2, 3]);
+    let victims: Vec<_> = victims.collect();
+    assert_eq!(victims, [low, ("u-plain", None, &[])]);
+    let reasons: Vec<_> = told
+        .left_out
+        .values()
+        .map(|one| (&*one.message, &*one.nodes))
+        .collect();
+    let no_help = "would not fit without any pod of lower priority: not enough free GPUs";
+    let expected = [
+        ("no such node is known", &["c".to_owned()][..]),
+        (no_help, &["b".to_owned()]),
+    ];
+    assert_eq!(reasons, expected);
+    let sentences = all.why_not.unwrap().sentences;
+    let left_out = format!("preemption left b out: {no_help}");
+    assert_eq!(sentences.last(), Some(&left_out), "{sentences:?}");
 }

@@ -12,11 +12,13 @@ pub(super) fn not_kept(node: &str) -> WhyNot {
 
 /// `story` is absent where kube-scheduler did not ask about the node.
 pub(super) fn answer(all: &Explanation, node: &str, story: Option<NodeStory>) -> WhyNot {
-    let sentences = match &story {
+    let mut sentences = match &story {
         None => not_asked(node),
         Some(story) if story.reason.is_some() => refused(story),
         Some(story) => lost(all, story),
     };
+    let preemption = all.preemption.as_ref();
+    sentences.extend(preemption.and_then(|preemption| preemption.sentence(node)));
     WhyNot {
         node: node.to_owned(),
         sentences,

@@ -18,7 +18,7 @@ fn offer(victims: &[&str]) -> Offer {
 /// Whom `pod` takes on node `a` when those are offered; `-` where the node is left out.
 fn victims(index: &mut Index, pod: &Pod, offered: &[&str]) -> String {
     let offers = [("a".to_owned(), offer(offered))].into();
-    let kept = preempt(&snapshot(index), &ask(pod), &offers);
+    let kept = preempt(&snapshot(index), &ask(pod), &offers).kept;
     let Some(eviction) = kept.get("a") else {
         return "-".to_owned();
     };
@@ -131,7 +131,7 @@ fn a_node_that_was_not_offered_is_not_answered_and_one_unknown_is_left_out() {
         ("x".to_owned(), offer(&["u-q"])),
     ]
     .into();
-    let kept = preempt(&snapshot(&mut index), &ask(&high(4)), &offers);
+    let kept = preempt(&snapshot(&mut index), &ask(&high(4)), &offers).kept;
     assert_eq!(kept.keys().collect::<Vec<_>>(), ["b"]);
 }
 
@@ -208,7 +208,7 @@ fn budgets_are_counted_and_the_unprotected_leave_first() {
     index.apply_pod(&ranked(bound(pod("b", 4), "a", &[4, 5, 6, 7]), 50));
     let counted = |index: &mut Index, gpu_count| {
         let offers = [("a".to_owned(), offer(&["u-a"]))].into();
-        let kept = preempt(&snapshot(index), &ask(&high(gpu_count)), &offers);
+        let kept = preempt(&snapshot(index), &ask(&high(gpu_count)), &offers).kept;
         let eviction = kept["a"].clone();
         (
             eviction.victims[0].as_str().to_owned(),
@@ -235,7 +235,8 @@ fn violations_of_pods_that_are_not_seen_are_taken_from_the_offer() {
         &snapshot(&mut index),
         &ask(&high(4)),
         &[("a".to_owned(), offer)].into(),
-    );
+    )
+    .kept;
     assert_eq!(kept["a"].violation_count, 1);
     assert_eq!(
         kept["a"].victims[0].as_str(),
@@ -411,7 +412,7 @@ proptest! {
         }
         prop_assert!(decide::judge(&crate::fixtures::snapshot(&mut index), &ask, "a").is_ok());
         let offers = [("a".to_owned(), Offer::default())].into();
-        let kept = preempt(&snapshot, &ask, &offers);
+        let kept = preempt(&snapshot, &ask, &offers).kept;
         let uids: Vec<_> = victims.iter().map(|victim| victim.uid.clone()).collect();
         prop_assert_eq!(&kept["a"].victims, &uids);
     }

@@ -14,7 +14,7 @@ use berth_topology::node::Status;
 use serde::{Deserialize, Serialize};
 
 use super::wiring::Wiring;
-use super::{Asked, Basis, Candidate, Decided, Inputs, Record};
+use super::{Asked, Basis, Candidate, Decided, Inputs, Offered, Record};
 use crate::decide::Preference;
 use crate::node::{Hardware, NodeState, Topology};
 use crate::snapshot::Snapshot;
@@ -157,6 +157,8 @@ struct InputsRow {
     peers: Vec<usize>,
     view: Snapshot,
     preference: Preference,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    offered: Option<Offered>,
 }
 
 /// A node by its state's position, or by name where the snapshot had none.
@@ -251,7 +253,7 @@ impl Entry {
         state: &impl Fn(&usize) -> Result<Arc<NodeState>, Error>,
     ) -> Result<Record, Error> {
         let basis = match self.inputs {
-            Some(row) => Basis::Kept(row.open(state)?),
+            Some(row) => Basis::Kept(Box::new(row.open(state)?)),
             None => Basis::Dropped {
                 hash: self.inputs_hash,
             },
@@ -281,6 +283,7 @@ impl InputsRow {
             peers: self.peers.iter().map(state).collect::<Result<_, _>>()?,
             view: self.view,
             preference: self.preference,
+            offered: self.offered.map(Arc::new),
         })
     }
 }
@@ -361,6 +364,7 @@ impl Writer {
             peers,
             view,
             preference: inputs.preference,
+            offered: inputs.offered.as_deref().cloned(),
         })
     }
 
@@ -395,7 +399,7 @@ impl Writer {
             wiring: self.wiring(&topology.wiring.text)?,
             gpus: topology.wiring.uuids.to_vec(),
             hash: topology.hash.clone(),
-            allocations: topology.allocations.clone(),
+            allocations: topology.kept_allocations(),
         };
         self.tables.topologies.push(row);
         let at = self.tables.topologies.len() - 1;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use berth_placement::HeldCpus;
 use serde::Serialize;
 
-use super::Asked;
+use super::{Asked, Offered};
 use crate::bind::Error::{NoNode, Refused, TooLong};
 use crate::bind::{self, Prepared};
 use crate::decide::{Ask, Preference};
@@ -25,6 +25,8 @@ pub struct Inputs {
     pub view: Snapshot,
     /// Which of equally wired nodes comes first.
     pub preference: Preference,
+    /// What preempt was asked; absent for the other verbs.
+    pub offered: Option<Arc<Offered>>,
 }
 
 /// One node that was asked about.
@@ -68,6 +70,7 @@ impl Inputs {
             peers: peers(snapshot, ask.group.as_deref(), names),
             view: snapshot.without_nodes(),
             preference,
+            offered: None,
         }
     }
 
@@ -98,6 +101,7 @@ impl Inputs {
             peers: Vec::new(),
             view: snapshot.without_nodes(),
             preference: Preference::default(),
+            offered: None,
         }
     }
 
@@ -113,8 +117,10 @@ impl Inputs {
         let known = self.candidates.iter().filter_map(Candidate::state);
         let nodes = known.chain(&self.peers);
         let nodes = nodes.map(|state| (state.name.clone(), state.clone()));
+        let budgets = self.offered.as_ref().map(|offered| offered.budgets.clone());
         Snapshot {
             nodes: Arc::new(nodes.collect()),
+            budgets: budgets.unwrap_or_default(),
             ..self.view.clone()
         }
     }
@@ -160,7 +166,11 @@ impl Inputs {
         let nodes = nodes.map(|(name, state)| view(name, state).unwrap_or_default());
         let unconfirmed = self.view.unconfirmed(&asked.uid).unwrap_or_default();
         let head = format!("{} {:?} {unconfirmed}", asked.pod, self.preference);
-        let parts = std::iter::once(head.into_bytes()).chain(nodes);
+        let states = self.candidates.iter().filter_map(Candidate::state);
+        let offered = self.offered.as_ref().map(|offered| offered.text(states));
+        let parts = std::iter::once(head.into_bytes())
+            .chain(nodes)
+            .chain(offered);
         format!(
             "{:016x}",
             parts.fold(FNV_BASIS, |hash, part| fnv1a(hash, &part))

@@ -80,6 +80,41 @@ fn the_oldest_are_forgotten() {
 }
 
 #[test]
+fn what_preempt_was_offered_counts_and_is_dropped_like_the_rest() {
+    let mut records = Records::default();
+    let mut index = cluster(&["a"]);
+    let victims = |node: usize| (0..100).map(move |pod| PodUid(format!("u-{node}-{pod}")));
+    let offers = (0..500).map(|node| {
+        let victims = victims(node).collect();
+        (
+            format!("node-{node}"),
+            preempt::Offer {
+                victims,
+                violation_count: 0,
+            },
+        )
+    });
+    let offers: BTreeMap<String, preempt::Offer> = offers.collect();
+    let (snapshot, pod) = (snapshot(&mut index), pod("p", 1));
+    let ask = ask(&pod);
+    let answer = preempt::preempt(&snapshot, &ask, &offers);
+    assert_eq!(answer.spared.len(), 500);
+    for _ in 0..20 {
+        let inputs = Inputs::of_preempt(&snapshot, &ask, &offers);
+        records.preempted(&Asked::of(&pod), "now".to_owned(), inputs, &answer);
+    }
+    assert!(records.bytes() <= BYTES_MAX, "{}", records.bytes());
+    let (first, last) = (
+        records.iter().next().unwrap(),
+        records.iter().next_back().unwrap(),
+    );
+    assert!(first.inputs().is_none() && last.inputs().is_some());
+    assert_eq!(first.inputs_hash(), last.inputs_hash());
+    let whole: usize = records.iter().map(Record::bytes).sum();
+    assert_eq!(records.bytes(), whole);
+}
+
+#[test]
 fn a_pod_created_again_under_its_name_is_another_one() {
     let mut records = Records::default();
     let mut index = cluster(&["a"]);

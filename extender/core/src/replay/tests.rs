@@ -1,7 +1,9 @@
 //! Decisions made, written down as JSON, read again and made again.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
+use berth_topology::ids::PodUid;
 use berth_topology::node::NodeTopology;
 use k8s_openapi::api::core::v1::Pod;
 use proptest::prelude::*;
@@ -11,6 +13,7 @@ use crate::bind::Prepared;
 use crate::decide::Preference;
 use crate::fixtures::*;
 use crate::index::Index;
+use crate::preempt::Offer;
 use crate::record::archive::{Archive, Now, Opened, Replica};
 use crate::record::{Asked, Bound, Records};
 use crate::snapshot::Snapshot;
@@ -59,6 +62,14 @@ impl Recorder {
         let inputs = Inputs::of(&snapshot, &ask, names, preference);
         self.records
             .scored(&Asked::of(pod), String::new(), inputs, &scores);
+    }
+
+    fn preempt(&mut self, pod: &Pod, offers: &BTreeMap<String, Offer>) {
+        let (snapshot, ask) = self.asked(pod);
+        let answer = preempt::preempt(&snapshot, &ask, offers);
+        let inputs = Inputs::of_preempt(&snapshot, &ask, offers);
+        self.records
+            .preempted(&Asked::of(pod), String::new(), inputs, &answer);
     }
 
     fn bind(&mut self, pod: &Pod, node: &str) {
@@ -217,6 +228,135 @@ proptest! {
         };
         prop_assert!(text.contains("MIG-a-"), "{}", text);
     }
+}
+
+/// A pod on one of three nodes: its GPUs, its priority, whether it is leaving, its budget.
+fn any_victim() -> impl Strategy<Value = (usize, u32, u32, i32, bool, usize)> {
+    (
+        0_usize..3,
+        0_u32..8,
+        1_u32..5,
+        0..4,
+        any::<bool>(),
+        0_usize..2,
+    )
+}
+
+fn crowded(victims: &[(usize, u32, u32, i32, bool, usize)], allowed: i32) -> Index {
+    let mut index = cluster(&NODES[..3]);
+    for (number, (node, first, count, priority, is_leaving, app)) in victims.iter().enumerate() {
+        let gpus: Vec<u32> = (*first..8).take(*count as usize).collect();
+        let victim = ranked(pod(&format!("r{number}"), gpus.len()), *priority);
+        let victim = labelled(victim, "app", ["web", "batch"][*app]);
+        let victim = bound(victim, NODES[*node], &gpus);
+        index.apply_pod(&if *is_leaving {
+            terminating(victim)
+        } else {
+            victim
+        });
+    }
+    index.reset_budgets(&[
+        budget("web", allowed),
+        budget("batch", 1),
+        budget("other", 0),
+    ]);
+    index
+}
+
+/// One that asks for what only the whole Pod says: a port of the host.
+fn with_host_port(mut pod: Pod) -> Pod {
+    let port = serde_json::from_str(r#"[{"containerPort": 80, "hostPort": 80}]"#);
+    pod.spec.as_mut().unwrap().containers[0].ports = port.unwrap();
+    pod
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    /// So is whom to evict, beside pods that are nominated, and by which budgets that is counted.
+    #[test]
+    fn a_snapshot_of_preemptions_replays(
+        victims in proptest::collection::vec(any_victim(), 1..12),
+        wishes in proptest::collection::vec((any_wish(), 0..6, any::<bool>()), 1..5),
+        offered in proptest::collection::vec(any::<bool>(), 12),
+        allowed in 0..2,
+    ) {
+        let mut recorder = Recorder::new(crowded(&victims, allowed));
+        recorder.index.apply_pod(&nominated(ranked(pod("waits", 2), 3), "b"));
+        let uids = |node: usize| {
+            let here = victims.iter().enumerate().filter(move |(_, victim)| victim.0 == node);
+            let here = here.filter(|(number, _)| offered[*number]);
+            here.map(|(number, _)| PodUid(format!("u-r{number}"))).chain([PodUid::from("u-plain")])
+        };
+        let offers = NODES.iter().enumerate().map(|(position, node)| {
+            let victims = uids(position).collect();
+            ((*node).to_owned(), Offer { victims, violation_count: position })
+        });
+        let offers: BTreeMap<String, Offer> = offers.collect();
+        for (number, ((count, key, value), priority, has_port)) in wishes.iter().enumerate() {
+            let pod = ranked(pod(&format!("p{number}"), *count), *priority);
+            let pod = annotated(pod, key, value);
+            recorder.preempt(&if *has_port { with_host_port(pod) } else { pod }, &offers);
+        }
+        let opened = recorder.reopened();
+        prop_assert_eq!(opened.records.len(), wishes.len());
+        for (record, kept) in opened.records.iter().zip(recorder.records.iter()) {
+            prop_assert_eq!(replay(record, RESOURCE).unwrap(), Replayed::Same, "{:?}", record);
+            prop_assert_eq!(record.inputs_hash(), kept.inputs_hash());
+        }
+    }
+}
+
+#[test]
+fn another_budget_or_another_offer_is_another_input_and_another_answer_is_told() {
+    let victims = [(0, 0, 4, 0, false, 0), (0, 4, 4, 0, false, 1)];
+    let offer = |victims: &[&str]| {
+        let victims = victims.iter().map(|uid| PodUid::from(*uid)).collect();
+        [(
+            "a".to_owned(),
+            Offer {
+                victims,
+                violation_count: 0,
+            },
+        )]
+        .into()
+    };
+    let mut recorder = Recorder::new(crowded(&victims, 1));
+    let asking = ranked(pod("p", 4), 10);
+    recorder.preempt(&asking, &offer(&["u-r0"]));
+    recorder.preempt(&asking, &offer(&["u-r0"]));
+    recorder.preempt(&asking, &offer(&["u-r1"]));
+    recorder.index.reset_budgets(&[budget("web", 0)]);
+    recorder.preempt(&asking, &offer(&["u-r0"]));
+    let mut records = recorder.reopened().records;
+    let hashes: Vec<String> = records.iter().map(|record| record.inputs_hash()).collect();
+    assert_eq!(hashes[0], hashes[1]);
+    assert_ne!(hashes[0], hashes[2]);
+    assert_ne!(hashes[0], hashes[3]);
+    if let Decided::Preempt { evictions, .. } = &mut records[3].decided {
+        let [r1] = &mut evictions.get_mut("a").unwrap().victims[..] else {
+            panic!("{evictions:?}");
+        };
+        assert_eq!(r1.as_str(), "u-r1", "the other one's budget allows nothing");
+        *r1 = PodUid::from("u-r0");
+    }
+    let replayed = replay(&records[3], RESOURCE).unwrap();
+    assert!(matches!(replayed, Replayed::Differs { .. }), "{replayed:?}");
+}
+
+/// CPUs of pods without GPUs decide too where the kubelet's CPU manager is static.
+#[test]
+fn what_pods_without_gpus_hold_of_the_cpus_is_kept() {
+    let mut told = NodeTopology::new("a", exact("a", "single-numa-node"));
+    let mut plain = allocation("plain", "a", &[]);
+    plain.resource = String::new();
+    plain.cpus = Some("0-3".parse().unwrap());
+    let status = told.status.as_mut().unwrap();
+    status.allocations = vec![plain.clone(), allocation("r", "a", &[0])];
+    let mut recorder = Recorder::new(cluster_of(RESOURCE, &[told]));
+    let opened = recorder.reopened();
+    let topology = opened.snapshot.node("a").unwrap().topology.clone().unwrap();
+    assert_eq!(topology.exclusive_cpus, [plain]);
+    assert_eq!(topology.allocations, [allocation("r", "a", &[0])]);
 }
 
 #[test]

@@ -1,0 +1,85 @@
+//! What preempt was asked beside its nodes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use berth_topology::ids::PodUid;
+use serde::{Deserialize, Serialize};
+
+use super::{Candidate, Inputs, shared};
+use crate::budgets::Budgets;
+use crate::decide::{Ask, Preference};
+use crate::node::NodeState;
+use crate::pod::Terms;
+use crate::preempt::Offer;
+use crate::snapshot::Snapshot;
+
+/// Nodes with victims, the budgets over pods there, and the pod's terms.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Offered {
+    /// On what terms the pod asks: ports and affinity are in no other part of a record.
+    #[serde(with = "shared")]
+    pub terms: Arc<Terms>,
+    /// What kube-scheduler offers, by node.
+    pub offers: BTreeMap<String, Offer>,
+    /// The budgets that any pod with GPUs on those nodes takes from.
+    #[serde(with = "shared")]
+    pub budgets: Arc<Budgets>,
+}
+
+// === impl Offered ===
+
+impl Offered {
+    /// What it holds, about.
+    pub(super) fn bytes(&self) -> usize {
+        let uids = self.offers.values().flat_map(|offer| &offer.victims);
+        let offers: usize = uids.map(uid_bytes).sum();
+        let nodes: usize = self.offers.keys().map(|name| name.len() + 64).sum();
+        size_of::<Self>() + nodes + offers + self.budgets.bytes()
+    }
+
+    /// All of it, and all that `states` hold that filter's hash leaves out, for a hash.
+    pub(super) fn text<'a>(&self, states: impl Iterator<Item = &'a Arc<NodeState>>) -> Vec<u8> {
+        let mut text = serde_json::to_vec(self).unwrap_or_default();
+        for state in states {
+            // Equal states of other times are equal.
+            let state = NodeState {
+                version: 0,
+                ..NodeState::clone(state)
+            };
+            text.extend(serde_json::to_vec(&state).unwrap_or_default());
+        }
+        text
+    }
+}
+
+pub(super) fn uid_bytes(uid: &PodUid) -> usize {
+    size_of::<PodUid>() + uid.as_str().len()
+}
+
+impl Inputs {
+    /// The nodes that were offered, and what else preempt's answer to `ask` depends on.
+    #[must_use]
+    pub fn of_preempt(snapshot: &Snapshot, ask: &Ask, offers: &BTreeMap<String, Offer>) -> Self {
+        let candidates = offers.keys().map(|name| match snapshot.node(name) {
+            Some(node) => Candidate::Known(node.clone()),
+            None => Candidate::Unknown(name.as_str().into()),
+        });
+        let candidates: Vec<Candidate> = candidates.collect();
+        let states = candidates.iter().filter_map(Candidate::state);
+        let holders = states.flat_map(|state| &state.holders);
+        let budgets = snapshot.budgets.over(holders.map(|holder| &**holder));
+        Self {
+            offered: Some(Arc::new(Offered {
+                terms: ask.terms.clone(),
+                offers: offers.clone(),
+                budgets: Arc::new(budgets),
+            })),
+            candidates,
+            peers: Vec::new(),
+            view: snapshot.without_nodes(),
+            preference: Preference::default(),
+        }
+    }
+}
