@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds etcd, kube-apiserver and kube-scheduler once, through the Go module proxy, and prints the folder
-# they are in. The folder lies outside the tree and is named by what it was built from, so a second run
-# takes no time and two checkouts share it.
+# Builds etcd, kube-apiserver, kube-scheduler and kubelet once, through the Go module proxy, and prints the
+# folder they are in. The folder lies outside the tree and is named by what it was built from, so a second
+# run takes no time and two checkouts share it. Beside them is pod-resources, which asks a kubelet what it gave.
 #
 #   build.sh            builds what is missing; progress on stderr, the folder on stdout
 #   build.sh --where    prints the folder; exit code 1 when it has not been built yet
@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 go_wanted=1.26
-kubernetes_version=$(awk '$1 == "require" && $2 == "k8s.io/kubernetes" { print $3 }' go.mod)
+kubernetes_version=$(awk '/k8s.io\/kubernetes v/ && !/indirect/ { print $NF }' go.mod)
 etcd_version=$(awk '/go.etcd.io\/etcd\/server\/v3 / && !/indirect/ { print $NF }' etcd/go.mod)
 
 say() { printf 'control plane: %s\n' "$*" >&2; }
@@ -23,13 +23,18 @@ minor=$(printf '%s' "$kubernetes_version" | cut -d. -f2)
 stamp="k8s.io/component-base/version"
 flags="-s -w -X $stamp.gitVersion=$kubernetes_version -X $stamp.gitMajor=1 -X $stamp.gitMinor=$minor"
 
-# The key: versions for people, the hash of the module files and of the flags for certainty.
-module_hash=$({ cat go.mod go.sum etcd/go.mod etcd/go.sum; printf '%s' "$flags"; } | sha256sum | cut -c1-16)
+# The key: versions for people, the hash of the module files, of our program and of the flags for certainty.
+module_hash=$({ cat go.mod go.sum etcd/go.mod etcd/go.sum pod-resources/*; printf '%s' "$flags"; } | sha256sum | cut -c1-16)
 key="kubernetes-$kubernetes_version-etcd-$etcd_version-$module_hash"
 cache="${BERTH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/berth}/control-plane"
 folder="$cache/$key"
 
-built() { [ -x "$folder/etcd" ] && [ -x "$folder/kube-apiserver" ] && [ -x "$folder/kube-scheduler" ]; }
+built() {
+    local program
+    for program in etcd kube-apiserver kube-scheduler kubelet pod-resources; do
+        [ -x "$folder/$program" ] || return 1
+    done
+}
 
 # In a folder and under a lock of its own: its modules are others, a change of it builds no server again,
 # and it need not wait for one.
@@ -108,6 +113,8 @@ else
     build etcd go.etcd.io/etcd/server/v3 etcd
     build . k8s.io/kubernetes/cmd/kube-apiserver kube-apiserver
     build . k8s.io/kubernetes/cmd/kube-scheduler kube-scheduler
+    build . k8s.io/kubernetes/cmd/kubelet kubelet
+    build . ./pod-resources pod-resources
 fi
 chmod 755 "$work"
 mv -T "$work" "$folder"

@@ -17,6 +17,11 @@ use crate::wait::{PATIENCE, eventually};
 /// A token of the group that may do everything: the hand that plays administrator and kubelet.
 const ADMIN_TOKEN: &str = "administrator-of-the-story";
 
+/// The node that a real kubelet may join as, and its token.
+pub const REAL_NODE: &str = "real";
+/// See [`REAL_NODE`].
+pub const KUBELET_TOKEN: &str = "kubelet-of-the-story";
+
 /// Drops in this order: the API server before the etcd that it writes to.
 pub struct ControlPlane {
     api_server: Option<Process>,
@@ -50,8 +55,7 @@ impl ControlPlane {
         let folder = stage.folder().to_owned();
         let pki = stage.sub_folder("pki")?;
         make_service_account_key(&pki)?;
-        let tokens = format!("{ADMIN_TOKEN},admin,admin,\"system:masters\"\n");
-        fs::write(pki.join("tokens.csv"), tokens).context("writing the administrator's token")?;
+        fs::write(pki.join("tokens.csv"), tokens()).context("writing the first tokens")?;
 
         let etcd_port = free_port()?;
         let etcd = etcd(
@@ -151,6 +155,14 @@ fn api_server(binary: &Path, pki: &Path, etcd_port: u16, port: u16) -> Program {
         "--endpoint-reconciler-type=none".to_owned(),
         "--allow-privileged=true".to_owned(),
     ])
+}
+
+/// Those who are there before any account is: TOKEN,user,uid,"group".
+fn tokens() -> String {
+    format!(
+        "{ADMIN_TOKEN},admin,admin,\"system:masters\"\n\
+         {KUBELET_TOKEN},system:node:{REAL_NODE},{REAL_NODE},\"system:nodes\"\n"
+    )
 }
 
 fn make_service_account_key(pki: &Path) -> Result<()> {

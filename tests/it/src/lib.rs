@@ -4,7 +4,8 @@
 //! * [`control_plane`]: etcd and kube-apiserver; [`process`] keeps any program running
 //! * [`cluster`]: a control plane with our shipped manifests applied, patched as [`patches`] lists
 //! * [`agent`], [`pair`], [`engine`]: our services as the manifests start them
-//! * [`kubelet`]: nodes and pods without a kubelet; [`wait`]: deadlines instead of sleeps
+//! * [`kubelet`]: nodes and pods without a kubelet; [`real_node`]: a kubelet and containerd that run them
+//! * [`wait`]: deadlines instead of sleeps
 //!
 //! Prints to stdout, which the test runner keeps and shows where a story fails.
 //!
@@ -29,6 +30,7 @@ pub mod pods;
 pub mod ports;
 pub mod process;
 pub mod programs;
+pub mod real_node;
 pub mod relay;
 pub mod story;
 pub mod wait;

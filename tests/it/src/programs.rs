@@ -8,8 +8,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::story::Absent;
 
-/// `build.sh`'s exit code when Go is missing or too old.
-const NO_GO: i32 = 3;
+/// The scripts' exit code when what they need is missing: Go, or apt-get.
+const LACKS_ITS_TOOL: i32 = 3;
+const GET_GO: &str = "install Go 1.26 or newer (https://go.dev/dl/, unpacked to /usr/local/go)";
+const GET_RUNTIME: &str = "run on Debian, or see tests/control-plane/container-runtime.sh";
 
 /// The repository's root.
 #[must_use]
@@ -37,13 +39,13 @@ pub fn ours(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The folder with etcd, kube-apiserver and kube-scheduler, built if it is not there yet.
+/// The folder with etcd, kube-apiserver, kube-scheduler and kubelet, built if it is not there yet.
 ///
 /// # Errors
 /// [`Absent`] where Go is missing; else when the build fails.
 pub fn control_plane() -> Result<&'static Path> {
     static FOLDER: OnceLock<Result<PathBuf, Failure>> = OnceLock::new();
-    built(FOLDER.get_or_init(|| build(&[])))
+    built(FOLDER.get_or_init(|| build("build.sh", &[], GET_GO)))
 }
 
 /// The program that admits pods with the kubelet's own packages, built if it is not there yet.
@@ -52,7 +54,16 @@ pub fn control_plane() -> Result<&'static Path> {
 /// As [`control_plane`].
 pub fn topology_manager() -> Result<&'static Path> {
     static PROGRAM: OnceLock<Result<PathBuf, Failure>> = OnceLock::new();
-    built(PROGRAM.get_or_init(|| build(&["topology-manager"])))
+    built(PROGRAM.get_or_init(|| build("build.sh", &["topology-manager"], GET_GO)))
+}
+
+/// The folder with containerd, runc and busybox, fetched if it is not there yet.
+///
+/// # Errors
+/// [`Absent`] where there is no apt-get; else when it cannot be fetched.
+pub fn container_runtime() -> Result<&'static Path> {
+    static FOLDER: OnceLock<Result<PathBuf, Failure>> = OnceLock::new();
+    built(FOLDER.get_or_init(|| build("container-runtime.sh", &[], GET_RUNTIME)))
 }
 
 fn built(path: &Result<PathBuf, Failure>) -> Result<&Path> {
@@ -70,8 +81,9 @@ enum Failure {
     Broken(String),
 }
 
-fn build(what: &[&str]) -> Result<PathBuf, Failure> {
-    let script = repository().join("tests/control-plane/build.sh");
+/// Runs a script of `tests/control-plane`, which prints where the result is.
+fn build(script: &str, what: &[&str], how: &str) -> Result<PathBuf, Failure> {
+    let script = repository().join("tests/control-plane").join(script);
     // Its progress is shown as it goes: a cold build takes minutes.
     let output = Command::new(&script)
         .args(what)
@@ -83,9 +95,7 @@ fn build(what: &[&str]) -> Result<PathBuf, Failure> {
         Some(0) => Ok(PathBuf::from(
             String::from_utf8_lossy(&output.stdout).trim(),
         )),
-        Some(NO_GO) => Err(Failure::Absent(Absent::software(
-            "install Go 1.26 or newer (https://go.dev/dl/, unpacked to /usr/local/go)",
-        ))),
+        Some(LACKS_ITS_TOOL) => Err(Failure::Absent(Absent::software(how))),
         code => Err(Failure::Broken(format!(
             "{} ended with {code:?}",
             script.display()

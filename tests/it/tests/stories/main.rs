@@ -11,4 +11,5 @@ mod preemption;
 mod preemption_for_wiring;
 mod quads;
 mod rbac;
+mod real_node;
 mod silence;

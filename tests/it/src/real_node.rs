@@ -1,0 +1,239 @@
+//! A real node: containerd and kubelet on this machine, in namespaces and cgroups of their own.
+//!
+//! Pods run on the host's network, so that no plugin for it is needed. When the handle is dropped, by the end of
+//! a story or by a panic, every process, mount and cgroup is gone; logs stay in the story's folder.
+
+mod cgroups;
+mod configs;
+mod image;
+mod namespaces;
+mod pod;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::Client;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::json;
+
+use cgroups::Cgroups;
+use namespaces::Namespaces;
+pub use pod::{plain_pod, running_here};
+
+use crate::control_plane::{ControlPlane, KUBELET_TOKEN, REAL_NODE};
+use crate::ports::free_port;
+use crate::process::{OnExit, Process, Program};
+use crate::programs;
+use crate::wait::{PATIENCE, eventually};
+
+/// From its start until the node is Ready, on a loaded machine.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+
+/// Drops in this order: nobody starts containers any more before the namespaces end, and their cgroups are
+/// empty after that.
+#[derive(Debug)]
+pub struct RealNode {
+    /// The kubelet; started again when it is killed, as systemd would.
+    pub kubelet: Process,
+    /// containerd; started again when it is killed. Its shims and the containers stay meanwhile.
+    pub containerd: Process,
+    namespaces: Namespaces,
+    cgroups: Cgroups,
+}
+
+// === impl RealNode ===
+
+impl RealNode {
+    /// Starts both and waits until the node [`REAL_NODE`] is Ready and pods may go there.
+    ///
+    /// # Errors
+    /// [`crate::story::Absent`] where this machine does not allow it; else when something does not start.
+    pub async fn start(plane: &ControlPlane, logs: &Path) -> Result<Self> {
+        let programs = programs::container_runtime()?;
+        let folder = logs.join("node");
+        fs::create_dir_all(&folder).context("making the folder of a node")?;
+        let cgroups = Cgroups::make()?;
+        let namespaces = Namespaces::make(&folder, logs).await?;
+        write_configs(&folder, programs, &cgroups.root())?;
+        let containerd = Program::new("containerd", &programs.join("containerd")).args([format!(
+            "--config={}",
+            folder.join(CONTAINERD_FILE).display()
+        )]);
+        let containerd = namespaces.inside(containerd);
+        let containerd = Process::start(containerd, OnExit::StartAgain, logs)?;
+        let tar = image::pack(&programs.join("busybox"), &folder)?;
+        import(&namespaces, &programs.join("ctr"), &tar).await?;
+        let kubelet = namespaces.inside(kubelet(plane, &folder)?);
+        let node = Self {
+            kubelet: Process::start(kubelet, OnExit::StartAgain, logs)?,
+            containerd,
+            namespaces,
+            cgroups,
+        };
+        node.wait_until_ready(&plane.admin).await?;
+        open_to_pods(&plane.admin).await?;
+        Ok(node)
+    }
+
+    /// The same program, started where kubelet and containerd are: it sees their sockets at the usual paths.
+    #[must_use]
+    pub fn inside(&self, program: Program) -> Program {
+        self.namespaces.inside(program)
+    }
+
+    /// Where a path of `/var/lib`, `/var/log` or `/run` in there is for this process.
+    ///
+    /// # Errors
+    /// When it is in none of them.
+    pub fn outside(&self, path: &str) -> Result<PathBuf> {
+        self.namespaces.outside(Path::new(path))
+    }
+
+    /// What a pod of [`plain_pod`] or [`running_here`] found in its environment, as it printed it.
+    ///
+    /// # Errors
+    /// When it does not say so in time.
+    pub async fn environment(&self, pod: &Pod) -> Result<BTreeMap<String, String>> {
+        let log = self.outside(&pod::log_path(pod)?)?;
+        let what = format!("the environment of pod {}", pod.name_any());
+        eventually(&what, PATIENCE, async || {
+            let text =
+                fs::read_to_string(&log).with_context(|| format!("reading {}", log.display()))?;
+            pod::printed_environment(&text)
+        })
+        .await
+    }
+
+    /// The node's amount of a resource that pods may have.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn allocatable(&self, admin: &Client, resource: &str) -> Result<Option<String>> {
+        let node = Api::<Node>::all(admin.clone()).get(REAL_NODE).await?;
+        let amounts = node.status.and_then(|status| status.allocatable);
+        Ok(amounts.and_then(|amounts| Some(amounts.get(resource)?.0.clone())))
+    }
+
+    /// Ends all of it and takes the node out of the cluster.
+    ///
+    /// # Errors
+    /// When something of it is left on this machine, or the API server refuses.
+    pub async fn end(self, admin: &Client) -> Result<()> {
+        let Self {
+            kubelet,
+            containerd,
+            namespaces,
+            cgroups,
+        } = self;
+        drop((kubelet, containerd));
+        namespaces.end()?;
+        cgroups.end()?;
+        let nodes: Api<Node> = Api::all(admin.clone());
+        let deleted = nodes.delete(REAL_NODE, &DeleteParams::default()).await;
+        deleted.context("deleting the node").map(drop)
+    }
+
+    async fn wait_until_ready(&self, admin: &Client) -> Result<()> {
+        let nodes: Api<Node> = Api::all(admin.clone());
+        eventually("the kubelet's node to be Ready", READY_WITHIN, async || {
+            for (name, process) in [("kubelet", &self.kubelet), ("containerd", &self.containerd)] {
+                if process.starts() > 3 {
+                    bail!("{name} keeps ending: {:?}", process.last_exit());
+                }
+            }
+            let status = nodes.get(REAL_NODE).await?.status.unwrap_or_default();
+            let ready = status.conditions.into_iter().flatten();
+            let ready = ready
+                .into_iter()
+                .find(|condition| condition.type_ == "Ready");
+            let ready = ready.context("it says nothing yet")?;
+            ensure!(ready.status == "True", "{:?}", ready.message);
+            Ok(())
+        })
+        .await
+    }
+}
+
+const CONTAINERD_FILE: &str = "containerd.toml";
+const KUBELET_FILE: &str = "kubelet.json";
+
+fn write_configs(folder: &Path, programs: &Path, cgroup_root: &str) -> Result<()> {
+    let networks = folder.join("run/cni/net.d");
+    fs::create_dir_all(&networks).context("making the folder of networks")?;
+    let files = [
+        (
+            folder.join(CONTAINERD_FILE),
+            configs::containerd(&programs.join("runc"), image::NAME),
+        ),
+        (
+            folder.join(KUBELET_FILE),
+            configs::kubelet(free_port()?, cgroup_root).to_string(),
+        ),
+        (
+            networks.join("none.conflist"),
+            configs::network().to_string(),
+        ),
+    ];
+    for (path, text) in files {
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn kubelet(plane: &ControlPlane, folder: &Path) -> Result<Program> {
+    let kubeconfig = plane.kubeconfig("kubelet", KUBELET_TOKEN)?;
+    let binary = programs::control_plane()?.join("kubelet");
+    Ok(Program::new("kubelet", &binary).args([
+        format!("--config={}", folder.join(KUBELET_FILE).display()),
+        format!("--kubeconfig={}", kubeconfig.display()),
+        format!("--hostname-override={REAL_NODE}"),
+    ]))
+}
+
+/// Tried until containerd answers.
+async fn import(namespaces: &Namespaces, ctr: &Path, tar: &Path) -> Result<()> {
+    let tar = tar.to_string_lossy();
+    let import = [
+        "--connect-timeout=2s",
+        "--namespace=k8s.io",
+        "images",
+        "import",
+    ];
+    let args = [&import[..], &["--snapshotter=native", &tar]].concat();
+    eventually("containerd to take an image", PATIENCE, async || {
+        namespaces.run(ctr, &args).map(drop)
+    })
+    .await
+}
+
+/// What a controller-manager does when a node is Ready: takes away the taint that every new node gets.
+async fn open_to_pods(admin: &Client) -> Result<()> {
+    let nodes: Api<Node> = Api::all(admin.clone());
+    let untaint = Patch::Merge(json!({"spec": {"taints": null}}));
+    nodes
+        .patch(REAL_NODE, &PatchParams::default(), &untaint)
+        .await
+        .context("taking the taint away")?;
+    Ok(())
+}
+
+/// Deletes a pod and waits until the kubelet has ended its containers and let it go.
+///
+/// # Errors
+/// When it does not in time.
+pub async fn delete_pod(admin: &Client, name: &str) -> Result<()> {
+    let pods = crate::pods::api(admin);
+    pods.delete(name, &DeleteParams::default())
+        .await
+        .with_context(|| format!("deleting pod {name}"))?;
+    eventually("the kubelet to let a pod go", PATIENCE, async || {
+        ensure!(pods.get_opt(name).await?.is_none(), "it is still there");
+        Ok(())
+    })
+    .await
+}

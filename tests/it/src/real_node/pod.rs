@@ -1,0 +1,76 @@
+//! Pods whose container runs here: busybox, which prints its environment and waits.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use berth_topology::names;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use serde_json::json;
+
+use super::image;
+use crate::pods::{CONTAINER, NAMESPACE};
+
+/// Ends at once when it is told to.
+const SCRIPT: &str = "trap 'exit 0' TERM; env; echo END; sleep 2147483647 & wait";
+/// After the environment.
+const END: &str = "END";
+
+/// A pod that asks for nothing.
+///
+/// # Panics
+/// Never: the object is written here.
+#[must_use]
+pub fn plain_pod(name: &str) -> Pod {
+    let pod = serde_json::from_value(json!({
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {"schedulerName": names::SCHEDULER, "containers": [{"name": CONTAINER}]},
+    }));
+    running_here(pod.expect("this is a pod"))
+}
+
+/// The same pod with an image that is there, on the host's network.
+#[must_use]
+pub fn running_here(mut pod: Pod) -> Pod {
+    let spec = pod.spec.get_or_insert_default();
+    spec.host_network = Some(true);
+    spec.termination_grace_period_seconds = Some(5);
+    // Nobody publishes the certificate that its volume holds.
+    spec.automount_service_account_token = Some(false);
+    for container in &mut spec.containers {
+        container.image = Some(image::NAME.to_owned());
+        container.image_pull_policy = Some("Never".to_owned());
+        container.command = Some(["sh", "-c", SCRIPT].map(str::to_owned).to_vec());
+    }
+    pod
+}
+
+/// Where the kubelet has a container's output written: NAMESPACE_NAME_UID/CONTAINER/STARTS.log.
+pub(super) fn log_path(pod: &Pod) -> Result<String> {
+    let uid = pod.uid().context("reading a pod's uid")?;
+    let name = pod.name_any();
+    Ok(format!(
+        "/var/log/pods/{NAMESPACE}_{name}_{uid}/{CONTAINER}/0.log"
+    ))
+}
+
+/// From a log in CRI's format: TIME STREAM F|P TEXT, where P is a line that the next one continues.
+pub(super) fn printed_environment(log: &str) -> Result<BTreeMap<String, String>> {
+    let mut lines = vec![String::new()];
+    for line in log.lines() {
+        let mut words = line.splitn(4, ' ');
+        let (whole, text) = (words.nth(2), words.next().unwrap_or_default());
+        if let Some(last) = lines.last_mut() {
+            last.push_str(text);
+        }
+        if whole == Some("F") {
+            lines.push(String::new());
+        }
+    }
+    let end = lines.iter().position(|line| line == END);
+    let end = end.with_context(|| format!("it has printed {} lines so far", lines.len()))?;
+    let variables = lines[..end].iter().filter_map(|line| line.split_once('='));
+    Ok(variables
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect())
+}
