@@ -70,8 +70,15 @@ fn ask(args: &RepackArgs, opened: &Opened) -> anyhow::Result<Ask> {
 
 fn text(args: &RepackArgs, plan: &Plan) -> String {
     let fits = format!("{} fits {}, GPUs {}", args.pod, plan.node, list(&plan.gpus));
+    let waits = match plan.waits_for.join(", ") {
+        none if none.is_empty() => none,
+        ending => format!("{ending} {} ended", has(plan.waits_for.len())),
+    };
     if plan.moves.is_empty() {
-        return format!("{fits}, as it is: nobody has to move\n");
+        return match waits.is_empty() {
+            true => format!("{fits}, as it is: nobody has to move\n"),
+            false => format!("{fits}, once {waits}: waiting is enough\n"),
+        };
     }
     let row = |one: &Move| {
         vec![
@@ -90,11 +97,19 @@ fn text(args: &RepackArgs, plan: &Plan) -> String {
     } else {
         ""
     };
+    let waits = match waits.is_empty() {
+        true => waits,
+        false => format!(", and {waits}"),
+    };
     format!(
-        "{}{fits}, once {} with {} {} moved\n{limited}",
+        "{}{fits}, once {} with {} {} moved{waits}\n{limited}",
         table(&header, &rows, Paint::for_stdout()),
         count(plan.moves.len(), "pod"),
         count(plan.moved_gpu_count, "GPU"),
-        if plan.moves.len() == 1 { "has" } else { "have" },
+        has(plan.moves.len()),
     )
+}
+
+fn has(count: usize) -> &'static str {
+    if count == 1 { "has" } else { "have" }
 }

@@ -36,6 +36,20 @@ fn archive() -> Archive {
     written(index, &records)
 }
 
+/// The same, while the one pod that is in the way is being deleted.
+fn ending() -> Archive {
+    let mut index = cluster(&["a"]);
+    index.apply_pod(&terminating(bound(pod("left", 1), "a", &[0])));
+    index.apply_pod(&bound(pod("right", 2), "a", &[4, 5]));
+    let (mut records, pod) = (Records::default(), nvlinked(pod("p", 4)));
+    let snapshot = snapshot(&mut index);
+    let verdicts = decide::filter(&snapshot, &ask(&pod), &["a"]);
+    let inputs = Inputs::of(&snapshot, &ask(&pod), &["a"], Preference::Pack);
+    let at = "2026-11-26T04:00:00Z".to_owned();
+    records.filtered(&Asked::of(&pod), at, inputs, &verdicts);
+    written(index, &records)
+}
+
 /// Two full nodes, of which one has pods below `ns/high`, and what preempt said.
 fn preempted() -> Archive {
     let mut index = cluster(&["a", "b"]);
@@ -240,6 +254,14 @@ fn a_plan_names_who_moves_and_whereto() {
         "plan repack ns/two --from FILE",
         expect![[r#"
         ns/two fits a, GPUs 6,7, as it is: nobody has to move
+        = 0
+    "#]],
+    );
+    check_on(
+        &ending(),
+        "plan repack ns/p --from FILE",
+        expect![[r#"
+        ns/p fits a, GPUs 0,1,2,3, once ns/left has ended: waiting is enough
         = 0
     "#]],
     );

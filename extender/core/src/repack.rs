@@ -4,6 +4,10 @@
 //! each of them must find GPUs elsewhere, or on what is left of its own node. The plan that moves the
 //! fewest GPUs is taken, of equals the one that moves the fewest pods, then the first node by name.
 //!
+//! A pod that is terminating frees its GPUs by itself: it is never moved. Where it is enough to wait until
+//! such pods are gone, that is the plan, and where some others must move as well, it says whom it takes to
+//! be gone by then.
+//!
 //! Bounds: [`MOVED_PODS_MAX`] pods of one node move at once, the first [`RESIDENTS_MAX`] of a node by
 //! size are considered, [`TRIES_MAX`] placements are tried; moved pods look for a place one after the
 //! other, the largest first, each taking the best that is left. Within these bounds the plan is the
@@ -12,7 +16,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use berth_placement::{GpuSet, PodPlacement, Refusal};
+use berth_placement::{PodPlacement, Refusal};
 use berth_topology::claim::PodClaim;
 use berth_topology::ids::PodUid;
 use serde::Serialize;
@@ -21,6 +25,10 @@ use crate::decide::{self, Ask};
 use crate::node::NodeState;
 use crate::pod::Holder;
 use crate::snapshot::Snapshot;
+
+mod way;
+
+use way::{Way, indices, less, subsets, without};
 
 /// Pods that one plan moves.
 pub const MOVED_PODS_MAX: usize = 4;
@@ -37,7 +45,10 @@ pub struct Plan {
     pub node: String,
     /// Indices of the GPUs that it would get, in rank order.
     pub gpus: Vec<u32>,
-    /// Pods to move, in this order; none where it fits already.
+    /// Pods of that node, `NAMESPACE/NAME`, that are terminating and have to be gone: for them it is
+    /// enough to wait.
+    pub waits_for: Vec<String>,
+    /// Pods to move, in this order; none where it fits already, or will.
     pub moves: Vec<Move>,
     /// GPUs of all of them.
     pub moved_gpu_count: usize,
@@ -100,16 +111,8 @@ fn list(reasons: &BTreeMap<String, usize>) -> String {
 struct Search<'a> {
     snapshot: &'a Snapshot,
     claims: &'a BTreeMap<PodUid, PodClaim>,
-    claim: &'a PodClaim,
+    ask: &'a Ask,
     tries_left: usize,
-}
-
-/// Residents of one node whose leaving makes room.
-struct Way {
-    state: Arc<NodeState>,
-    leaving: Vec<Arc<Holder>>,
-    gpu_count: usize,
-    placement: PodPlacement,
 }
 
 /// Plans for the pod that asks.
@@ -129,7 +132,7 @@ pub fn repack(
     let mut search = Search {
         snapshot,
         claims,
-        claim,
+        ask,
         tries_left: TRIES_MAX,
     };
     let ways = search.ways()?;
@@ -159,8 +162,8 @@ impl Search<'_> {
         let mut ways = Vec::new();
         let mut never: BTreeMap<String, usize> = BTreeMap::new();
         for state in &states {
-            match self.choose(state, self.claim) {
-                Ok(placement) => ways.push(Way::of(state, Vec::new(), placement)),
+            match self.choose(state, self.ask) {
+                Ok(placement) => ways.push(Way::as_it_is(state, placement)),
                 Err(refusal) if refusal.is_resolvable() => self.ways_on(state, &mut ways),
                 Err(refusal) => *never.entry(refusal.kind().to_owned()).or_default() += 1,
             }
@@ -169,12 +172,18 @@ impl Search<'_> {
         if never_count == states.len() {
             return Err(NoWay::Never(never));
         }
-        ways.sort_by_key(|way| (way.gpu_count, way.leaving.len()));
+        ways.sort_by_key(|way| (way.gpu_count, way.leaving.len(), way.ending.len()));
         Ok(ways)
     }
 
     fn ways_on(&mut self, state: &Arc<NodeState>, ways: &mut Vec<Way>) {
-        let mut residents: Vec<&Arc<Holder>> = state.holders.iter().collect();
+        let holders = state.holders.iter().cloned();
+        let (ending, mut residents): (Vec<Arc<Holder>>, Vec<_>) =
+            holders.partition(|holder| holder.terms.is_terminating);
+        if let Some(way) = self.way(state, &[], &ending) {
+            ways.push(way);
+            return;
+        }
         residents.retain(|holder| self.can_move(holder));
         residents.sort_by_key(|holder| holder.gpu_count);
         residents.truncate(RESIDENTS_MAX);
@@ -186,30 +195,57 @@ impl Search<'_> {
                 .iter()
                 .map(|position| residents[position].clone())
                 .collect();
-            let left = without(state, &leaving);
-            if let Ok(placement) = self.choose(&left, self.claim) {
-                ways.push(Way::of(state, leaving, placement));
-            }
+            let now = self.way(state, &leaving, &[]);
+            ways.extend(now.or_else(|| self.way(state, &leaving, &ending)));
         }
     }
 
-    /// Whose GPUs and claim are known.
+    /// The pod on that node once those are gone; of `ending` no more than it takes.
+    fn way(
+        &mut self,
+        state: &Arc<NodeState>,
+        leaving: &[Arc<Holder>],
+        ending: &[Arc<Holder>],
+    ) -> Option<Way> {
+        if leaving.is_empty() && ending.is_empty() {
+            return None;
+        }
+        let gone = |ending: &[Arc<Holder>]| without(state, &[leaving, ending].concat());
+        let mut placement = self.choose(&gone(ending), self.ask).ok()?;
+        let mut needed = ending.to_vec();
+        for holder in ending {
+            let mut fewer = needed.clone();
+            fewer.retain(|one| one.uid != holder.uid);
+            if let Ok(suffices) = self.choose(&gone(&fewer), self.ask) {
+                (needed, placement) = (fewer, suffices);
+            }
+        }
+        Some(Way::of(state, leaving.to_vec(), needed, placement))
+    }
+
+    /// Whose GPUs and claim are known. One that is terminating goes by itself, and comes back nowhere.
     fn can_move(&self, holder: &Holder) -> bool {
         let named: usize = holder.intent.values().map(Vec::len).sum();
-        named == holder.gpu_count && self.claims.contains_key(&holder.uid)
+        !holder.terms.is_terminating
+            && named == holder.gpu_count
+            && self.claims.contains_key(&holder.uid)
     }
 
     /// A place for each that leaves, the largest first; `None` where one finds none.
     fn moves(&mut self, way: &Way) -> Option<Vec<Move>> {
-        let left = without(&way.state, &way.leaving);
+        let left = without(&way.state, &[&way.leaving[..], &way.ending].concat());
         let mut changed = HashMap::new();
         changed.insert(way.state.name.clone(), less(&left, way.placement.gpus));
         let mut leaving: Vec<&Arc<Holder>> = way.leaving.iter().collect();
         leaving.sort_by_key(|holder| std::cmp::Reverse(holder.gpu_count));
         let mut moves = Vec::with_capacity(leaving.len());
         for holder in leaving {
-            let claim = self.claims.get(&holder.uid)?;
-            let (to, placement) = self.best_place(claim, &changed)?;
+            let ask = Ask {
+                uid: holder.uid.clone(),
+                terms: holder.terms.clone(),
+                ..Ask::of_claim(self.claims.get(&holder.uid)?)
+            };
+            let (to, placement) = self.best_place(&ask, &changed)?;
             moves.push(way.move_of(holder, &to, &placement));
             changed.insert(to.name.clone(), less(&to, placement.gpus));
         }
@@ -219,7 +255,7 @@ impl Search<'_> {
     /// The node with the best set, of equals the one with the fewest free GPUs, then by name.
     fn best_place(
         &mut self,
-        claim: &PodClaim,
+        ask: &Ask,
         changed: &HashMap<Arc<str>, Arc<NodeState>>,
     ) -> Option<(Arc<NodeState>, PodPlacement)> {
         let states: Vec<Arc<NodeState>> = self
@@ -228,7 +264,7 @@ impl Search<'_> {
             .map(|state| changed.get(&state.name).unwrap_or(state).clone())
             .collect();
         let fitting = states.into_iter().filter_map(|state| {
-            let placement = self.choose(&state, claim).ok()?;
+            let placement = self.choose(&state, ask).ok()?;
             Some((state, placement))
         });
         fitting.min_by(|(a, one), (b, other)| {
@@ -241,11 +277,7 @@ impl Search<'_> {
     }
 
     /// As bind would choose on that node.
-    fn choose(
-        &mut self,
-        state: &Arc<NodeState>,
-        claim: &PodClaim,
-    ) -> Result<PodPlacement, Refusal> {
+    fn choose(&mut self, state: &Arc<NodeState>, ask: &Ask) -> Result<PodPlacement, Refusal> {
         let Some(left) = self.tries_left.checked_sub(1) else {
             return Err(Refusal::NotEnoughFree);
         };
@@ -259,73 +291,17 @@ impl Search<'_> {
             stale,
             ..Snapshot::default()
         };
-        decide::choose(&alone, &Ask::of_claim(claim), &state.name)
+        decide::choose(&alone, ask, &state.name)
     }
 
     fn plan(&self, way: &Way, moves: Vec<Move>) -> Plan {
         Plan {
             node: way.state.name.to_string(),
             gpus: indices(&way.placement),
+            waits_for: way.waits_for(),
             moves,
             moved_gpu_count: way.gpu_count,
             is_limited: self.tries_left == 0,
-        }
-    }
-}
-
-/// Sets of positions below `count`, at most [`MOVED_PODS_MAX`] in each, none of them empty.
-fn subsets(count: usize) -> impl Iterator<Item = GpuSet> {
-    let all = (1_u64 << count.min(RESIDENTS_MAX)) - 1;
-    let sets = (1..=all).map(GpuSet::from_bits);
-    sets.filter(|set| set.len() <= MOVED_PODS_MAX)
-}
-
-/// The node once these have left.
-fn without(state: &NodeState, leaving: &[Arc<Holder>]) -> Arc<NodeState> {
-    let uids: HashSet<PodUid> = leaving.iter().map(|holder| holder.uid.clone()).collect();
-    let mut left = state.clone();
-    left.room = state.room_without(&uids);
-    left.holders.retain(|holder| !uids.contains(&holder.uid));
-    Arc::new(left)
-}
-
-/// The node once these GPUs are held too.
-fn less(state: &NodeState, gpus: GpuSet) -> Arc<NodeState> {
-    let mut less = state.clone();
-    less.room.free = less.room.free.difference(gpus);
-    Arc::new(less)
-}
-
-fn indices(placement: &PodPlacement) -> Vec<u32> {
-    let ranks = placement.containers.values().flat_map(|one| &one.ranks);
-    ranks.filter_map(|rank| Some(rank.index?.0)).collect()
-}
-
-// === impl Way ===
-
-impl Way {
-    fn of(state: &Arc<NodeState>, leaving: Vec<Arc<Holder>>, placement: PodPlacement) -> Self {
-        Self {
-            gpu_count: leaving.iter().map(|holder| holder.gpu_count).sum(),
-            state: state.clone(),
-            leaving,
-            placement,
-        }
-    }
-
-    fn move_of(&self, holder: &Holder, to: &NodeState, placement: &PodPlacement) -> Move {
-        let machine = self.state.topology.as_ref().map(|known| &known.machine);
-        let from = machine.map(|machine| {
-            let set = machine.set_of(holder.intent.values().flatten());
-            set.iter().map(|at| machine.index(at).0).collect()
-        });
-        Move {
-            pod: format!("{}/{}", holder.namespace, holder.name),
-            from: self.state.name.to_string(),
-            from_gpus: from.unwrap_or_default(),
-            to: to.name.to_string(),
-            to_gpus: indices(placement),
-            score: placement.score,
         }
     }
 }

@@ -55,6 +55,49 @@ fn what_is_held_by_nobody_knows_whom_does_not_move() {
 }
 
 #[test]
+fn for_a_pod_that_is_terminating_it_is_enough_to_wait() {
+    let mut index = fragmented();
+    index.apply_pod(&bound(pod("one", 1), "b", &[4]));
+    index.apply_pod(&terminating(bound(pod("left", 1), "a", &[0])));
+    let told = plan(&mut index, &joined(pod("p", 4))).unwrap();
+    assert_eq!((told.moves.len(), told.moved_gpu_count), (0, 0));
+    assert_eq!(told.waits_for, ["ns/left"]);
+    assert_eq!((told.node.as_str(), told.gpus), ("a", vec![0, 1, 2, 3]));
+    let fits = plan(&mut index, &joined(pod("p", 2))).unwrap();
+    assert!(fits.waits_for.is_empty(), "{fits:?}");
+}
+
+#[test]
+fn nobody_who_is_terminating_moves_and_what_has_to_be_gone_is_said() {
+    let mut index = cluster(&["a"]);
+    index.apply_pod(&terminating(bound(pod("goes", 1), "a", &[0])));
+    index.apply_pod(&terminating(bound(pod("too", 1), "a", &[7])));
+    index.apply_pod(&bound(pod("stays", 1), "a", &[1]));
+    index.apply_pod(&bound(pod("beside", 2), "a", &[4, 5]));
+    let told = plan(&mut index, &joined(pod("p", 4))).unwrap();
+    let moved: Vec<&str> = told.moves.iter().map(|one| one.pod.as_str()).collect();
+    assert_eq!(moved, ["ns/stays"]);
+    assert_eq!(told.waits_for, ["ns/goes"]);
+    assert_eq!(
+        told.moves[0].to_gpus,
+        [6],
+        "the other one may still hold its GPU"
+    );
+}
+
+#[test]
+fn what_is_kept_for_the_pod_itself_is_not_in_its_way() {
+    let mut index = cluster(&["a"]);
+    index.apply_pod(&bound(pod("low", 4), "a", &[0, 1, 2, 3]));
+    let waits = nominated(ranked(joined(pod("p", 4)), 5), "a");
+    index.apply_pod(&waits);
+    let told = plan(&mut index, &waits).unwrap();
+    assert_eq!((told.moves.len(), told.gpus), (0, vec![4, 5, 6, 7]));
+    let other = plan(&mut index, &joined(pod("other", 4)));
+    assert!(other.is_err(), "{other:?}");
+}
+
+#[test]
 fn no_plan_throws_somebody_out() {
     let mut index = cluster(&["a"]);
     index.apply_pod(&bound(pod("half", 4), "a", &[0, 1, 2, 3]));
@@ -76,22 +119,34 @@ proptest::proptest! {
     /// Whatever the cluster, when a plan's moves are done every pod has its GPUs and none has another's.
     #[test]
     fn plans_can_be_carried_out(
-        residents in proptest::collection::vec((0_usize..3, 0_u32..8, 1_usize..4), 1..9),
+        residents in proptest::collection::vec((0_usize..3, 0_u32..8, 1_usize..4, proptest::bool::ANY), 1..9),
         wanted in 1_usize..8,
     ) {
         let mut index = cluster(&["a", "b", "c"]);
         let mut taken = HashSet::new();
-        for (number, (node, first, count)) in residents.into_iter().enumerate() {
+        for (number, (node, first, count, is_leaving)) in residents.into_iter().enumerate() {
             let node = ["a", "b", "c"][node];
             let gpus: Vec<u32> = (first..8).take(count).collect();
             if gpus.iter().all(|gpu| taken.insert((node, *gpu))) {
                 let pod = pod(&format!("r{number}"), gpus.len());
-                index.apply_pod(&bound(pod, node, &gpus));
+                let pod = bound(pod, node, &gpus);
+                index.apply_pod(&if is_leaving { terminating(pod) } else { pod });
             }
         }
+        let snapshot_before = snapshot(&mut index);
+        let is_leaving = |name: &str| {
+            let mut holders = snapshot_before.nodes().flat_map(|node| &node.holders);
+            let holder = holders.find(|holder| format!("ns/{}", holder.name) == name);
+            holder.is_some_and(|holder| holder.terms.is_terminating)
+        };
         let Ok(plan) = plan(&mut index, &joined(pod("p", wanted))) else {
             return Ok(());
         };
+        proptest::prop_assert!(plan.waits_for.iter().all(|pod| is_leaving(pod)));
+        proptest::prop_assert!(!plan.moves.iter().any(|one| is_leaving(&one.pod)));
+        for pod in &plan.waits_for {
+            index.delete_pod(&format!("u-{}", pod.trim_start_matches("ns/")));
+        }
         for one in &plan.moves {
             index.delete_pod(&format!("u-{}", one.pod.trim_start_matches("ns/")));
         }
