@@ -10,9 +10,10 @@ use berth_extender_core::bind::{
     Error, Placed, Prepared, Request, already_bound, binding, placed, prepare, settle,
 };
 use berth_extender_core::index::Index;
-use berth_extender_core::leader::{POST_MAX, READ_MAX};
+use berth_extender_core::leader::{COMMIT_MAX, POST_MAX, READ_MAX};
 use berth_extender_core::pod::PodRecord;
 use berth_extender_core::record::Inputs;
+use berth_extender_core::sent::Sent;
 use berth_placement::Inexact;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
@@ -37,6 +38,7 @@ pub struct Binder {
     /// Where there is one, nothing is sent that it does not allow.
     leadership: Option<Arc<Leadership>>,
     at_once: Arc<Semaphore>,
+    sent: Arc<Mutex<Sent>>,
 }
 
 /// What a bind was decided from, and what it was to write.
@@ -61,7 +63,8 @@ impl std::fmt::Debug for Binder {
 }
 
 impl Binder {
-    /// Binds through that client what `index` says is free.
+    /// Binds through that client what `index` says is free. The client must not repeat a request by
+    /// itself: the API server would count its time limit from there.
     #[must_use]
     pub fn new(index: Arc<Mutex<Index>>, client: kube::Client, metrics: Arc<Metrics>) -> Self {
         Self {
@@ -70,6 +73,7 @@ impl Binder {
             metrics,
             leadership: None,
             at_once: Arc::new(Semaphore::new(AT_ONCE_MAX)),
+            sent: Arc::default(),
         }
     }
 
@@ -88,6 +92,12 @@ impl Binder {
         // It fails where it was called before.
         let _ = self.at_once.acquire_many(all).await;
         self.at_once.close();
+    }
+
+    /// Whether nothing that was sent may still take effect.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        lock(&self.sent).is_over(Instant::now())
     }
 
     /// Binds one pod, with the GPUs chosen now.
@@ -152,24 +162,15 @@ impl Binder {
     }
 
     async fn post(&self, request: &Request, annotation: Option<&str>) -> Result<(), Error> {
-        let outcome = match self.may_take() {
+        lock(&self.sent).begin();
+        let limit = self.may_take();
+        let until = Instant::now() + limit.unwrap_or_default() + COMMIT_MAX;
+        let outcome = match limit {
             None => Err(Error::NotLeading),
-            Some(limit) => {
-                let sent = self.send(request, annotation, limit);
-                match timeout(limit, sent).await {
-                    Ok(Ok(_)) => Ok(()),
-                    Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
-                        self.metrics.conflict();
-                        self.settle_conflict(request, &status.message).await
-                    }
-                    Ok(Err(error)) => Err(failure(&error)),
-                    Err(_) => Err(Error::Unsure(format!(
-                        "no answer within {} ms",
-                        limit.as_millis()
-                    ))),
-                }
-            }
+            Some(limit) => self.send_within(limit, request, annotation).await,
         };
+        let is_unsure = matches!(outcome, Err(Error::Unsure(_)));
+        lock(&self.sent).end(is_unsure.then_some(until));
         settle(
             &mut lock(&self.index),
             &request.uid,
@@ -177,6 +178,26 @@ impl Binder {
             Instant::now(),
         );
         outcome
+    }
+
+    async fn send_within(
+        &self,
+        limit: Duration,
+        request: &Request,
+        annotation: Option<&str>,
+    ) -> Result<(), Error> {
+        match timeout(limit, self.send(request, annotation, limit)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => {
+                self.metrics.conflict();
+                self.settle_conflict(request, &status.message).await
+            }
+            Ok(Err(error)) => Err(failure(&error)),
+            Err(_) => Err(Error::Unsure(format!(
+                "no answer within {} ms",
+                limit.as_millis()
+            ))),
+        }
     }
 
     /// How long a binding that is sent now may take; `None`: it must not be sent.

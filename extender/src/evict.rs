@@ -75,22 +75,15 @@ impl std::fmt::Debug for Evictor {
 }
 
 impl Evictor {
-    /// `None` where it is not wanted.
-    ///
-    /// # Errors
-    /// When no client can be made of the configuration.
+    /// `None` where it is not wanted. The client must not repeat a request by itself: where a budget says
+    /// no, that answer is final for a while.
     pub fn new(
-        mut config: kube::Config,
+        client: kube::Client,
         service: &Service,
         leadership: &Arc<Leadership>,
-    ) -> Result<Option<Self>, kube::Error> {
-        let Some(stranded) = service.stranded.clone() else {
-            return Ok(None);
-        };
-        // The client would try again where a budget says no: that answer is final for a while.
-        config.default_retry = false;
-        let client = kube::Client::try_from(config)?;
-        Ok(Some(Self {
+    ) -> Option<Self> {
+        let stranded = service.stranded.clone()?;
+        Some(Self {
             events: events::Events::new(client.clone()),
             client,
             index: service.index.clone(),
@@ -98,7 +91,7 @@ impl Evictor {
             leadership: leadership.clone(),
             metrics: service.metrics.clone(),
             has_complained: false,
-        }))
+        })
     }
 
     /// Looks for pods to evict for, for ever.

@@ -2,18 +2,20 @@
 //! after a start.
 //!
 //! The watch says of a change at once. The reads say when a renewal was not there yet, which no watch
-//! can: how late it is, it does not know.
+//! can: how late it is, it does not know. Once a term of ours has ended and nothing of it is under way,
+//! the Lease is told, for the replica that comes next.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::Api;
+use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::watcher::{self, watcher};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::bind::Binder;
 use crate::lock;
 use crate::metrics::Metrics;
 use crate::watch::{Listener, follow};
@@ -27,6 +29,9 @@ const READ_EVERY: Duration = Duration::from_secs(1);
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it is looked whether pods are to be listed again.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// One try to say that a term is over; and the pause after one that failed.
+const SAY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The scheduler's Lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +82,14 @@ impl Leadership {
         lock(&self.leader).leads(Instant::now())
     }
 
+    /// Resolves when nobody waits for word of a term of ours.
+    pub async fn owes_nothing(&self) {
+        let mut ticks = interval(LOOK_EVERY);
+        while lock(&self.leader).owes_word() {
+            ticks.tick().await;
+        }
+    }
+
     fn look(&self) {
         let leader = lock(&self.leader);
         if leader.wants_list(&lock(&self.fence), Instant::now()) {
@@ -117,6 +130,46 @@ pub fn spawn_look(tasks: &mut JoinSet<()>, leadership: &Arc<Leadership>) {
             leadership.look();
         }
     });
+}
+
+/// Has the Lease say of each term of ours when its bindings are over, as long as anybody may wait for it.
+pub fn spawn_say(
+    tasks: &mut JoinSet<()>,
+    client: &kube::Client,
+    lease: &LeaderLease,
+    leadership: &Arc<Leadership>,
+    binder: &Binder,
+) {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), &lease.namespace);
+    let (name, leadership, binder) = (lease.name.clone(), leadership.clone(), binder.clone());
+    tasks.spawn(async move {
+        let mut ticks = interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            say_ended(&leases, &name, &leadership, &binder).await;
+        }
+    });
+}
+
+async fn say_ended(leases: &Api<Lease>, name: &str, leadership: &Leadership, binder: &Binder) {
+    let ended = lock(&leadership.leader).ended_term(Instant::now()).cloned();
+    // Asked after it was seen that the term has ended, so that none is begun in between.
+    let Some(term) = ended.filter(|_| binder.is_over()) else {
+        return;
+    };
+    let (parameters, patch) = (PatchParams::default(), Patch::Merge(term.patch()));
+    match timeout(SAY_TIMEOUT, leases.patch(name, &parameters, &patch)).await {
+        Ok(Ok(_)) => tracing::info!(term = term.number, "every binding of this term is over"),
+        // It is gone, or another object.
+        Ok(Err(kube::Error::Api(status))) if [404, 409].contains(&status.code) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "saying that a term is over");
+            return tokio::time::sleep(SAY_TIMEOUT).await;
+        }
+        Err(_) => return tracing::warn!("saying that a term is over takes too long"),
+    }
+    lock(&leadership.leader).told(&term);
 }
 
 /// Reads for ever. A read without a resourceVersion is a quorum read.

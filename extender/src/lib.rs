@@ -19,7 +19,7 @@ use berth_extender_core::leader::Standing;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use crate::leadership::Leadership;
 
@@ -43,6 +43,9 @@ mod pitfalls;
 
 /// Longest that bindings under way are waited for at the end.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// Longest that, told to end, it waits for its scheduler to give the lease back, to say then that all
+/// bindings are over. Both are told at once; a scheduler that was not told gives nothing back.
+const LAST_WORD_MAX: Duration = Duration::from_secs(2);
 
 /// Watches the cluster and serves until SIGTERM or SIGINT. Then bindings under way are finished, and
 /// none is started.
@@ -60,16 +63,17 @@ pub async fn run(args: &args::Args) -> anyhow::Result<()> {
     let config = cluster_config(args)
         .await
         .context("finding out how to reach the cluster")?;
-    let client = kube::Client::try_from(config.clone())?;
+    let client = kube::Client::try_from(config)?;
     let mut index = Index::new(&args.resource, args.stale_after.0, Instant::now());
     index.rack_label.clone_from(&args.rack_label);
     let index = Arc::new(Mutex::new(index));
     let leadership = Arc::new(Leadership::new(args.leader_identity()?, Instant::now()));
     let metrics: Arc<metrics::Metrics> = Arc::default();
-    let binder = bind::Binder::new(index.clone(), client.clone(), metrics.clone());
+    let binder = bind::Binder::new(index.clone(), client.clone(), metrics.clone())
+        .while_leading(leadership.clone());
     let service = Arc::new(answer::Service {
         index: index.clone(),
-        binder: binder.while_leading(leadership.clone()),
+        binder: binder.clone(),
         waiting: Arc::default(),
         stranded: args.preempt_for_topology.then(Arc::default),
         decisions: Mutex::default(),
@@ -81,8 +85,9 @@ pub async fn run(args: &args::Args) -> anyhow::Result<()> {
     leadership::spawn_look(&mut tasks, &leadership);
     if let Some(lease) = args.leader_lease() {
         leadership::spawn(&mut tasks, &client, lease, &leadership, &service.metrics);
+        leadership::spawn_say(&mut tasks, &client, lease, &leadership, &binder);
     }
-    if let Some(evictor) = evict::Evictor::new(config, &service, &leadership)? {
+    if let Some(evictor) = evict::Evictor::new(client.clone(), &service, &leadership) {
         tasks.spawn(evictor.run());
     }
     confirm::spawn(&mut tasks, client.clone(), index.clone());
@@ -107,10 +112,13 @@ pub async fn run(args: &args::Args) -> anyhow::Result<()> {
     }
     tracing::info!("ending: no binding is started any more");
     lock(&leadership.leader).retire();
+    let last_word_by = tokio::time::Instant::now() + LAST_WORD_MAX;
     let (_, served) = tokio::join!(handle.stop(true), server);
     if timeout(DRAIN_MAX, service.binder.drain()).await.is_err() {
         tracing::warn!("ending while bindings are under way");
     }
+    // Without it the next replica waits longer.
+    let _ = timeout_at(last_word_by, leadership.owes_nothing()).await;
     served.context("serving kube-scheduler")
 }
 
@@ -126,13 +134,17 @@ async fn told_to_end() -> std::io::Result<()> {
 }
 
 async fn cluster_config(args: &args::Args) -> anyhow::Result<kube::Config> {
-    Ok(match &args.kubeconfig {
+    let mut config = match &args.kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path)?;
             kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
         }
         None => kube::Config::infer().await?,
-    })
+    };
+    // The client would send again what was answered with 429, 503 or 504. A binding would get its time
+    // anew, and could take effect when another replica serves. Whoever asks here tries again by himself.
+    config.default_retry = false;
+    Ok(config)
 }
 
 fn spawn_poke(

@@ -17,6 +17,10 @@
 //! own right to bind from the last such read. Not after we saw it: so we time another's from then.
 //! The two bounds leave no moment at which both replicas bind, however late either's watch is.
 //!
+//! A lease that is given back says only that nothing is begun any more. When what was begun is over,
+//! only the replica that began it knows, and it says so on the Lease (`ended`); until then, or where
+//! it does not say it, the longest that it may take is waited for.
+//!
 //! A process that starts is another's successor, too, with a lease or without: the one before it may
 //! have been killed with a binding on its way. So it waits as after a change of leader.
 
@@ -27,6 +31,10 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use crate::fence::Fence;
+
+mod ended;
+
+pub use ended::Term;
 
 /// Of a lease's duration, what is left unused at its end: `1/MARGIN`. It pays for clocks that run at
 /// different rates and for an API server that commits a write a moment after its request's deadline.
@@ -42,7 +50,8 @@ pub const COMMIT_MAX: Duration = Duration::from_millis(300);
 /// Less is not worth a POST.
 const POST_MIN: Duration = Duration::from_millis(200);
 /// A scheduler that gives its lease back has stopped, so nothing is begun after that. What its
-/// extender had begun reads a pod and sends one POST; the rest is for a commit at the last moment.
+/// extender had begun reads a pod and sends one POST; the rest is for a commit at the last moment. It is
+/// for the replica that does not say when all that is over.
 pub const HANDOVER: Duration = READ_MAX.saturating_add(POST_MAX).saturating_add(COMMIT_MAX);
 
 /// What is known of the scheduler's Lease.
@@ -59,13 +68,18 @@ pub struct Leader {
     read_began: Option<Instant>,
     /// Until when bindings of the replica that holds it may take effect, if it is another.
     holder_until: Option<Instant>,
-    /// Until when those of other replicas may that held it before, and of our own former process.
+    /// Until when those of other replicas may that held it before.
     former_until: Option<Instant>,
+    /// Until when those of our own former process may.
+    own_until: Instant,
+    /// A term of ours that ended, of which nobody was told that its bindings are over.
+    ended: Option<ended::Ended>,
 }
 
 /// One version of the Lease.
 #[derive(Debug)]
 struct Seen {
+    uid: Option<String>,
     holder: String,
     acquired: Option<MicroTime>,
     renewed: Option<MicroTime>,
@@ -113,7 +127,9 @@ impl Leader {
             version: 0,
             read_began: None,
             holder_until: None,
-            former_until: Some(started + HANDOVER),
+            former_until: None,
+            own_until: started + HANDOVER,
+            ended: None,
         }
     }
 
@@ -140,6 +156,7 @@ impl Leader {
     /// The Lease was deleted. Who held it may not know yet.
     pub fn delete(&mut self) {
         if self.seen.take().is_some() {
+            self.ended = None;
             self.version += 1;
             self.end_term();
         }
@@ -172,10 +189,8 @@ impl Leader {
     pub fn standing(&self, fence: &Fence, now: Instant) -> Standing {
         match self.right(now) {
             Err(why) => Standing::No(why),
-            Ok(_) if self.others_until().is_some_and(|until| now < until) => {
-                Standing::No(Why::OthersBind)
-            }
-            Ok(_) if !fence.includes(self.others_until()) => Standing::No(Why::Unlisted),
+            Ok(_) if now < self.others_until() => Standing::No(Why::OthersBind),
+            Ok(_) if !fence.includes(Some(self.others_until())) => Standing::No(Why::Unlisted),
             Ok(_) => Standing::Serves,
         }
     }
@@ -184,8 +199,8 @@ impl Leader {
     /// True of a replica that will lead soon, too, so that it serves as soon as it does.
     #[must_use]
     pub fn wants_list(&self, fence: &Fence, now: Instant) -> bool {
-        let is_over = self.others_until().is_some_and(|until| now >= until);
-        is_over && !fence.is_listing_since(self.others_until())
+        let until = self.others_until();
+        now >= until && !fence.is_listing_since(Some(until))
     }
 
     /// Until when we may bind; `Ok(None)`: for ever.
@@ -217,13 +232,14 @@ impl Leader {
         self.version = version.unwrap_or(self.version);
         let seen = Seen::read(lease, self.read_began);
         let is_same = |before: &Seen| before.renewal() == seen.renewal();
-        if self.seen.as_ref().is_some_and(is_same) {
-            return;
+        if !self.seen.as_ref().is_some_and(is_same) {
+            if self.identity.is_some() {
+                self.note_ended(&seen);
+                self.note_others(&seen, held_for(lease), is_next, now);
+            }
+            self.seen = Some(seen);
         }
-        if self.identity.is_some() {
-            self.note_others(&seen, held_for(lease), is_next, now);
-        }
-        self.seen = Some(seen);
+        self.hear_ended(lease, now);
     }
 
     /// Until when other replicas' bindings may take effect, now that `seen` is known.
@@ -270,8 +286,9 @@ impl Leader {
         self.former_until = self.former_until.max(self.holder_until.take());
     }
 
-    fn others_until(&self) -> Option<Instant> {
-        self.former_until.max(self.holder_until)
+    fn others_until(&self) -> Instant {
+        let others = self.former_until.max(self.holder_until);
+        others.map_or(self.own_until, |until| until.max(self.own_until))
     }
 
     fn is_ours(&self, seen: &Seen) -> bool {
@@ -293,6 +310,7 @@ impl Seen {
         } = lease.spec.clone().unwrap_or_default();
         let seconds = lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
         Self {
+            uid: lease.metadata.uid.clone(),
             holder: holder_identity.unwrap_or_default(),
             acquired: acquire_time,
             renewed: renew_time,

@@ -35,6 +35,7 @@ pub mod replay;
 mod reservations;
 pub mod score;
 pub mod script;
+pub mod sent;
 mod silent;
 pub mod simulate;
 pub mod snapshot;

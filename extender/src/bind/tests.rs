@@ -76,6 +76,18 @@ async fn a_bind_that_was_never_done_frees_its_gpus_once_a_read_has_proved_it() {
 }
 
 #[actix_web::test]
+async fn what_was_answered_is_over_and_what_was_not_is_not() {
+    let (api, binder) = setup(&[pod("p", 1), pod("q", 1)]);
+    binder.bind(&request("p", "a")).await.unwrap();
+    assert!(binder.is_over());
+    api.set(Mood::Fails);
+    assert!(binder.bind(&request("q", "a")).await.is_err());
+    assert!(!binder.is_over(), "it may still have its effect");
+    let later = Instant::now() + POST_MAX + COMMIT_MAX;
+    assert!(lock(&binder.sent).is_over(later));
+}
+
+#[actix_web::test]
 async fn a_bind_that_was_done_without_an_answer_is_held_however_late_the_watch_is() {
     let (api, binder) = setup(&[pod("p", 8)]);
     api.set(Mood::DoesButFails);

@@ -115,6 +115,8 @@ pub struct LeaderView {
     pub acquired_ms: u64,
     /// When it was renewed, by the holder's clock.
     pub renewed_ms: u64,
+    /// The last term of which an extender said that its bindings are over.
+    pub ended: Option<i32>,
 }
 
 /// Why a binding was not done.

@@ -16,7 +16,7 @@ pub struct Elector {
     skew_ms: u64,
     /// When it last renewed, while it leads.
     renewed_ms: Option<u64>,
-    /// The version that it saw last, and when it first did.
+    /// The renewal that it saw last, and when it first did. What an extender says is none.
     observed: Option<(u64, u64)>,
 }
 
@@ -79,6 +79,7 @@ impl Elector {
                     transitions: -1,
                     acquired_ms: 0,
                     renewed_ms: 0,
+                    ended: None,
                 });
                 let taken = LeaderView {
                     holder: Some(me),
@@ -122,9 +123,11 @@ impl Elector {
     /// Whether no renewal was seen for the lease's duration, by its own clock.
     fn has_expired(&mut self, lease: LeaderView, now_ms: u64) -> bool {
         match self.observed {
-            Some((version, since_ms)) if version == lease.version => now_ms > since_ms + LEASE_MS,
+            Some((renewed_ms, since_ms)) if renewed_ms == lease.renewed_ms => {
+                now_ms > since_ms + LEASE_MS
+            }
             _ => {
-                self.observed = Some((lease.version, now_ms));
+                self.observed = Some((lease.renewed_ms, now_ms));
                 false
             }
         }

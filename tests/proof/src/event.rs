@@ -2,7 +2,7 @@
 
 use crate::api::NodeView;
 use crate::check;
-use crate::extender::{STREAMS, Stream};
+use crate::extender::{STREAMS, Stream, instant};
 use crate::setting::Control;
 use crate::world::{Asked, World};
 
@@ -30,8 +30,8 @@ pub fn step(world: &mut World) {
         90..91 => look(world),
         91..92 => confirm(world),
         92..93 => ask_strangely(world),
-        93..95 => end_reads(world),
-        95 => hand_over(world),
+        93 => end_reads(world),
+        94..96 => hand_over(world),
         _ => fault(world),
     }
 }
@@ -194,12 +194,21 @@ fn hand_over(world: &mut World) {
     }
     let leader = usize::from(!world.schedulers[0].leads());
     let other = 1 - leader;
+    // With a binding under way, where one can be had: a leader may have to wait until it serves.
+    if world.setting.time_jumps && !world.extenders[leader].serves(instant(world.now_ms)) {
+        world.pass(16_000);
+    }
+    if world.schedule(leader) {
+        ask(world);
+    }
     world.end_scheduler(leader);
     world.end_lease_read(other);
     world.begin_lease_read(other);
     world.stand(other);
     if world.rng.percent(70) {
         world.end_lease_read(other);
+        while world.deliver(leader, Stream::Leader) {}
+        world.say_ended();
         while world.deliver(other, Stream::Leader) {}
     }
 }

@@ -11,9 +11,11 @@ use berth_extender_core::bind::{self, Error, Prepared, Request};
 use berth_extender_core::decide::{self, Preference};
 use berth_extender_core::fence::Fence;
 use berth_extender_core::index::{Index, Kind};
-use berth_extender_core::leader::{HANDOVER, Leader, POST_MAX, Standing};
+use berth_extender_core::leader::{HANDOVER, Leader, POST_MAX, Standing, Term};
 use berth_extender_core::pod::PodRecord;
+use berth_extender_core::sent::Sent;
 use berth_extender_core::waiting::{Poke, Waiting};
+use berth_topology::names;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
@@ -59,6 +61,8 @@ pub struct Extender {
     pub leader: Leader,
     /// Whether it has seen what others did.
     pub fence: Fence,
+    /// The bindings that it sent.
+    pub sent: Sent,
     /// A list of pods under way: what it will show.
     listing: Option<(Vec<PodRecord>, usize)>,
     /// When it last looked at the schedulers' Lease, and what a read under way will show.
@@ -123,6 +127,7 @@ impl Extender {
             waiting: Waiting::default(),
             leader: Leader::new(is_paired.then(|| host(number)), started),
             fence: Fence::default(),
+            sent: Sent::default(),
             listing: None,
             read: None,
             life: 0,
@@ -205,6 +210,13 @@ impl Extender {
             let lease = found.map(leader_lease);
             self.leader.read(lease.as_ref(), began, now);
         }
+    }
+
+    /// The term of which it may say now that every binding is over.
+    #[must_use]
+    pub fn ended_term(&self, now: Instant) -> Option<Term> {
+        let is_over = self.sent.is_over(now) || self.sabotage == Sabotage::SaysEndedEarly;
+        self.leader.ended_term(now).filter(|_| is_over).cloned()
     }
 
     /// Whether it wants to list its pods again, because others may have bound some.
@@ -565,6 +577,9 @@ fn leader_lease(view: LeaderView) -> Lease {
         ..Lease::default()
     };
     lease.metadata.resource_version = Some(view.version.to_string());
+    lease.metadata.uid = Some("schedulers".to_owned());
+    let ended = view.ended.map(|term| term.to_string());
+    lease.metadata.annotations = ended.map(|term| [(names::ENDED_TERM.to_owned(), term)].into());
     lease
 }
 

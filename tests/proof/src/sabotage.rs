@@ -19,6 +19,8 @@ pub enum Sabotage {
     EverybodyLeads,
     /// An extender that starts does not wait for what the process before it had sent.
     ForgetsFormer,
+    /// An extender says that a term's bindings are over while some are under way.
+    SaysEndedEarly,
     /// A bind that stays unconfirmed for long enough is taken for one that was never done.
     ReleasesByTime,
     /// A replica whose scheduler leads serves before it has seen what the other did.

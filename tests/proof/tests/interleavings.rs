@@ -122,6 +122,11 @@ fn finds_that_an_extender_starts_before_what_it_had_sent_is_over() {
 }
 
 #[test]
+fn finds_that_bindings_are_said_to_be_over_too_early() {
+    is_found(Sabotage::SaysEndedEarly, "binds while extender");
+}
+
+#[test]
 fn finds_that_a_bind_is_given_up_by_time_alone() {
     is_found(Sabotage::ReleasesByTime, "were both given");
 }

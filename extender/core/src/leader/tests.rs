@@ -1,6 +1,7 @@
 //! One replica's view of the lease, case by case, and two replicas with late views, at random.
 
 use super::*;
+use berth_topology::names;
 use k8s_openapi::api::coordination::v1::LeaseSpec;
 use k8s_openapi::jiff::Timestamp;
 use proptest::prelude::*;
@@ -13,6 +14,9 @@ struct Version {
     renewed: i64,
     transitions: i32,
     version: u64,
+    /// Which of the objects that bore the name.
+    object: u64,
+    ended: Option<i32>,
 }
 
 const DURATION_SECONDS: i32 = 15;
@@ -34,7 +38,15 @@ impl Version {
             ..Lease::default()
         };
         lease.metadata.resource_version = Some(self.version.to_string());
+        lease.metadata.uid = Some(self.uid());
+        let ended = self.ended.map(|term| term.to_string());
+        lease.metadata.annotations =
+            ended.map(|term| [(names::ENDED_TERM.to_owned(), term)].into());
         lease
+    }
+
+    fn uid(self) -> String {
+        format!("object-{}", self.object)
     }
 }
 
@@ -51,8 +63,18 @@ fn held(holder: &'static str, acquired: i64, renewed: i64, transitions: i32) -> 
         renewed: 1_000 * renewed,
         transitions,
         version,
+        object: 1,
+        ended: None,
     }
     .lease()
+}
+
+fn saying(mut lease: Lease, ended: i32) -> Lease {
+    let said = [(names::ENDED_TERM.to_owned(), ended.to_string())];
+    lease.metadata.annotations = Some(said.into());
+    let version = version(&lease).map(|version| (version + 1).to_string());
+    lease.metadata.resource_version = version;
+    lease
 }
 
 struct Replica {
@@ -197,6 +219,95 @@ fn after_a_lease_was_given_back_it_waits_for_what_was_begun() {
     assert_eq!(replica.standing(5.0), Standing::No(Why::Unlisted));
     replica.list(5.0);
     assert_eq!(replica.standing(5.1), Standing::Serves);
+}
+
+#[test]
+fn who_gave_the_lease_back_says_when_its_bindings_are_over_and_nobody_waits_longer() {
+    let mut replica = Replica::new();
+    replica.read(None, 0.0);
+    replica.apply(&held("b_1", 1, 1, 4), 1.0);
+    replica.apply(&held("", 2, 2, 4), 2.0);
+    replica.apply(&saying(held("", 2, 2, 4), 3), 2.1);
+    assert!(
+        !replica.leader.wants_list(&replica.fence, replica.at(2.2)),
+        "that was another term"
+    );
+    replica.apply(&saying(held("", 2, 2, 4), 4), 2.3);
+    assert!(replica.leader.wants_list(&replica.fence, replica.at(2.3)));
+    replica.list(2.3);
+    replica.read(Some(&saying(held("", 2, 2, 4), 4)), 2.4);
+    replica.apply(&saying(held("a_1", 3, 3, 5), 4), 3.0);
+    assert_eq!(replica.standing(3.0), Standing::Serves);
+}
+
+#[test]
+fn what_it_says_after_the_lease_was_taken_counts_too() {
+    let mut replica = Replica::new();
+    replica.read(None, 0.0);
+    replica.apply(&held("b_1", 1, 1, 4), 1.0);
+    replica.apply(&held("", 2, 2, 4), 2.0);
+    replica.apply(&held("a_1", 3, 3, 5), 2.1);
+    replica.list(2.2);
+    assert_eq!(replica.standing(2.2), Standing::No(Why::OthersBind));
+    replica.apply(&saying(held("a_1", 3, 3, 5), 4), 2.3);
+    assert_eq!(replica.standing(2.3), Standing::No(Why::Unlisted));
+    replica.list(2.3);
+    assert_eq!(replica.standing(2.3), Standing::Serves);
+}
+
+#[test]
+fn it_says_so_of_a_term_of_its_own_that_it_has_seen_end_and_of_no_other() {
+    let mut replica = Replica::new();
+    let ended = |replica: &Replica, second| {
+        let term = replica.leader.ended_term(replica.at(second));
+        term.map(|term| term.number)
+    };
+    replica.read(None, 0.0);
+    replica.apply(&held("b_1", 1, 1, 4), 1.0);
+    replica.apply(&held("", 2, 2, 4), 2.0);
+    assert_eq!(ended(&replica, 9.0), None, "it was not ours");
+    replica.apply(&held("a_1", 3, 3, 5), 3.0);
+    assert_eq!(ended(&replica, 9.0), None, "it goes on");
+    replica.apply(&held("", 4, 4, 5), 4.0);
+    assert_eq!(ended(&replica, 4.9), None, "what b began may be under way");
+    assert_eq!(ended(&replica, 5.0), Some(5));
+    replica.apply(&held("b_2", 5, 5, 6), 5.0);
+    assert_eq!(ended(&replica, 5.0), Some(5), "b waits for it");
+    let term = replica.leader.ended_term(replica.at(5.0)).cloned().unwrap();
+    replica.leader.told(&term);
+    assert_eq!(ended(&replica, 9.0), None);
+}
+
+#[test]
+fn it_says_nothing_of_a_lease_that_was_deleted_or_of_a_term_long_ago() {
+    let mut replica = Replica::new();
+    replica.read(None, 0.0);
+    replica.apply(&held("a_1", 3, 3, 5), 3.0);
+    replica.apply(&held("", 4, 4, 5), 4.0);
+    replica.apply(&held("b_2", 5, 5, 6), 5.0);
+    replica.apply(&held("", 6, 6, 6), 6.0);
+    assert_eq!(replica.leader.ended_term(replica.at(20.0)), None);
+    replica.apply(&held("a_1", 7, 7, 7), 7.0);
+    replica.apply(&held("", 8, 8, 7), 8.0);
+    assert!(replica.leader.ended_term(replica.at(20.0)).is_some());
+    replica.leader.delete();
+    assert_eq!(replica.leader.ended_term(replica.at(20.0)), None);
+}
+
+#[test]
+fn what_was_said_of_a_former_term_does_not_excuse_its_own_former_process() {
+    let started = Instant::now();
+    let mut replica = Replica {
+        leader: Leader::new(Some("a".to_owned()), started),
+        fence: Fence::default(),
+        start: started,
+    };
+    replica.read(Some(&saying(held("a_1", 100, 101, 3), 2)), 0.0);
+    replica.apply(&saying(held("a_1", 100, 102, 3), 2), 1.0);
+    replica.list(1.0);
+    assert_eq!(replica.standing(2.9), Standing::No(Why::OthersBind));
+    replica.list(3.0);
+    assert_eq!(replica.standing(3.0), Standing::Serves);
 }
 
 #[test]

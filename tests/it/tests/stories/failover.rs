@@ -12,9 +12,10 @@ use berth_it::pods::{self, bound, create, gpu_pod, indices};
 use berth_it::story::story;
 use berth_it::wait::{PATIENCE, eventually};
 use berth_test_machine::raw as recorded;
+use berth_topology::names;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::DeleteParams;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 
 /// What can happen to the leader.
@@ -55,10 +56,29 @@ fn whatever_happens_to_the_leader_pods_are_bound_once_and_no_gpu_is_given_twice(
             create(client, &gpu_pod(&before, 1, &[])).await?;
             bound(client, &before, PATIENCE).await?;
             let leader = holder(client).await?;
+            let other = pairs.iter().find(|(name, _)| *name != leader);
+            let port = other.and_then(|(_, pair)| Some(pair.as_ref()?.extender_port));
+            let next = Next {
+                before: leader.clone(),
+                port: port.context("finding who follows")?,
+                client: client.clone(),
+            };
             let hit = pairs.iter_mut().find(|(name, _)| *name == leader);
             let (name, pair) = hit.context("finding who leads")?;
             let began = Instant::now();
+            let changes = matches!(
+                misfortune,
+                Misfortune::PairTerminated | Misfortune::PairKilled
+            );
+            let handover = changes.then(|| tokio::spawn(next.serves()));
             strike(misfortune, pair, client).await?;
+            if let Some(handover) = handover {
+                let took = handover.await??;
+                println!(
+                    "{misfortune:?}: serving {} ms after the lease",
+                    took.as_millis()
+                );
+            }
             create(client, &gpu_pod(&after, 1, &[])).await?;
             bound(client, &after, PATIENCE).await?;
             println!(
@@ -73,22 +93,58 @@ fn whatever_happens_to_the_leader_pods_are_bound_once_and_no_gpu_is_given_twice(
     })
 }
 
+/// Who is to take over.
+struct Next {
+    before: String,
+    port: u16,
+    client: Client,
+}
+
+// === impl Next ===
+
+impl Next {
+    /// Waits until it serves; how long after its scheduler had taken the lease.
+    async fn serves(self) -> Result<Duration> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut taken = None;
+        loop {
+            ensure!(Instant::now() < deadline, "nobody has taken over");
+            let lease = leases(&self.client).get("berth-scheduler").await?;
+            let holder = lease.spec.and_then(|spec| spec.holder_identity);
+            let holder = holder.unwrap_or_default();
+            let host = holder.split_once('_').map(|(host, _)| host);
+            if host.is_some_and(|host| host != self.before) {
+                let taken = *taken.get_or_insert_with(Instant::now);
+                let nothing = json!({"Pod": {"metadata": {"name": "p"}}, "NodeNames": []});
+                if http1::post(self.port, "/filter", &nothing).await?.status == 200 {
+                    return Ok(taken.elapsed());
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
 async fn strike(misfortune: Misfortune, pair: &mut Option<Pair>, client: &Client) -> Result<()> {
     let leader = pair.as_ref().context("finding the leader's pair")?;
+    let lease = leases(client).get("berth-scheduler").await?;
+    let term = lease.spec.and_then(|spec| spec.lease_transitions);
+    let term = term.context("reading the term")?;
     match misfortune {
         Misfortune::PairKilled => *pair = None,
         Misfortune::PairTerminated => {
             leader.scheduler.terminate();
             leader.extender.terminate();
-            let ends = [&leader.scheduler, &leader.extender];
-            eventually("both to end", PATIENCE, async || {
-                let ended = ends.iter().all(|process| process.last_exit().is_some());
-                ensure!(ended, "they have not");
-                Ok(())
+            eventually("both to end in order", PATIENCE, async || {
+                let exit = leader.extender.last_exit().unwrap_or_default();
+                ensure!(exit == "exit status: 0", "the extender ended with {exit}");
+                let exit = leader.scheduler.last_exit();
+                exit.context("waiting for the scheduler to end").map(drop)
             })
             .await?;
-            let exit = leader.extender.last_exit().unwrap_or_default();
-            ensure!(exit == "exit status: 0", "the extender ended with {exit}");
+            let lease = leases(client).get("berth-scheduler").await?;
+            let said = lease.annotations().get(names::ENDED_TERM).cloned();
+            ensure!(said == Some(term.to_string()), "the lease says {said:?}");
             *pair = None;
         }
         Misfortune::ExtenderKilled => leader.extender.kill(),

@@ -7,7 +7,7 @@ use crate::check;
 use crate::extender::{Answer, Heard, Send, instant};
 use crate::scheduler::State;
 use crate::stock::node_name;
-use crate::world::{Asked, Caller, Post, World};
+use crate::world::{Asked, COMMIT_MAX_MS, Caller, Post, World};
 
 impl World {
     /// A scheduler tries one pod: filter, prioritize, and it is on its way. Whether it tried one.
@@ -99,6 +99,7 @@ impl World {
         match self.extenders[extender].begin_bind(&request, asked.key, &self.api, now) {
             Ok(Some(Send { annotation, limit })) => {
                 self.say(|| format!("bind {} to n{}: sent {annotation:?}", asked.key, asked.node));
+                self.extenders[extender].sent.begin();
                 self.posts.push(Post {
                     asked,
                     extender,
@@ -165,9 +166,13 @@ impl World {
         };
         let extender = post.extender;
         let request = post.request.clone();
+        let over_ms = post.sent_ms + post.limit_ms + COMMIT_MAX_MS;
         if self.extenders[extender].life != life {
             return;
         }
+        let is_unsure = heard == Heard::Nothing;
+        let unsure_until = is_unsure.then(|| instant(over_ms));
+        self.extenders[extender].sent.end(unsure_until);
         let reads = !self.rng.percent(5);
         let now = instant(self.now_ms);
         let api = reads.then_some(&self.api);

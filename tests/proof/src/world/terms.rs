@@ -1,5 +1,6 @@
 //! Who leads, and what a change of leader sets off.
 
+use crate::api::LeaderView;
 use crate::election::Try;
 use crate::extender::{Stream, instant};
 use crate::setting::Control;
@@ -73,6 +74,29 @@ impl World {
             elector.release(&mut self.api, self.now_ms);
         }
         self.restart_scheduler(scheduler);
+    }
+
+    /// Extenders say of their terms that ended that all is over, sooner or later or never.
+    pub fn say_ended(&mut self) {
+        for extender in 0..self.extenders.len() {
+            let Some(term) = self.extenders[extender].ended_term(instant(self.now_ms)) else {
+                continue;
+            };
+            if self.rng.percent(50) {
+                continue;
+            }
+            self.extenders[extender].leader.told(&term);
+            let Some(lease) = self.api.leader.filter(|_| !self.rng.percent(20)) else {
+                continue;
+            };
+            self.say(|| format!("extender {extender}: term {} is over", term.number));
+            let said = LeaderView {
+                version: lease.version + 1,
+                ended: Some(term.number),
+                ..lease
+            };
+            self.api.set_leader(said, self.now_ms);
+        }
     }
 
     /// Extenders that have to see what others did list their pods again.

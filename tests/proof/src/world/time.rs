@@ -21,6 +21,7 @@ impl World {
                 self.renew_leases();
             }
             self.deliver_old_changes();
+            self.say_ended();
             self.list_again();
             self.confirm();
         }

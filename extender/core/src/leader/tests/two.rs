@@ -20,6 +20,8 @@ struct World {
     start: Instant,
     /// Every version ever, with when it was written; `None`: deleted.
     written: Vec<(u64, Option<Version>)>,
+    /// Objects of that name so far.
+    objects: u64,
     schedulers: [Scheduler; 2],
     extenders: [Extender; 2],
     /// Who sent a binding, when, and until when it may take effect.
@@ -79,6 +81,7 @@ impl World {
             random: seed | 1,
             start,
             written: Vec::new(),
+            objects: 0,
             schedulers: Default::default(),
             extenders: HOSTS.map(extender),
             sent: Vec::new(),
@@ -124,6 +127,7 @@ impl World {
                 self.read(who);
                 self.list(who);
                 self.bind(who);
+                self.say_ended(who);
             }
             self.now += STEP;
         }
@@ -209,12 +213,15 @@ impl World {
             Some(newest) => (clock, newest.transitions + 1),
             None => (clock, 0),
         };
+        self.objects += u64::from(newest.is_none());
         self.write(Some(Version {
             holder,
             acquired,
             renewed: clock,
             transitions,
             version: 0,
+            object: self.objects,
+            ended: newest.and_then(|newest| newest.ended),
         }));
         self.schedulers[who].renewed = Some(self.now);
         self.schedulers[who].observed = (self.written.len(), self.now);
@@ -293,8 +300,35 @@ impl World {
         if let Some(within) = extender.leader.bind_within(at)
             && !due.is_empty()
         {
-            let until = now + u64::try_from(within.as_millis()).unwrap();
-            self.sent.push((who, now, until));
+            // Most are answered soon, and then they are over.
+            let within = u64::try_from(within.as_millis()).unwrap();
+            let takes = [within, 1 + self.draw(within)][usize::from(self.draw(4) != 0)];
+            self.sent.push((who, now, now + takes));
+        }
+    }
+
+    /// Late or soon, if nothing of its own is under way.
+    fn say_ended(&mut self, who: usize) {
+        let (now, at) = (self.now, self.at(self.now));
+        let is_quiet = self
+            .sent
+            .iter()
+            .all(|(sender, _, until)| *sender != who || *until <= now);
+        if !is_quiet || self.is_cut(who) || self.draw(4) != 0 {
+            return;
+        }
+        let leader = &mut self.extenders[who].leader;
+        let Some(term) = leader.ended_term(at).cloned() else {
+            return;
+        };
+        leader.told(&term);
+        let newest = self.newest();
+        let is_there = |newest: &Version| newest.uid() == term.lease_uid;
+        if let Some(newest) = newest.filter(is_there) {
+            self.write(Some(Version {
+                ended: Some(term.number),
+                ..newest
+            }));
         }
     }
 
