@@ -3,14 +3,17 @@
 use std::io::Write;
 
 use anyhow::{Context, bail};
-use berth_extender_core::explain::{self as core, Explanation, NodeStory, Preemption};
+use berth_extender_core::explain::{self as core, Explanation, Preemption};
 use berth_extender_core::record::Record;
 
 use crate::args::cluster::{ExplainPodArgs, PodName};
+use crate::explain::nodes::nodes;
 use crate::paint::Paint;
 use crate::show::count;
 use crate::table::{list, table};
 use crate::{Outcome, extender};
+
+mod nodes;
 
 pub(crate) fn explain(args: &ExplainPodArgs, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let explanation = match &args.source.from {
@@ -159,47 +162,6 @@ fn named(nodes: &[String], count: usize) -> String {
         0 => nodes.join(", "),
         more => format!("{} and {more} more", nodes.join(", ")),
     }
-}
-
-/// The best nodes, the first two sets of each, and what decided.
-fn nodes(all: &Explanation, paint: Paint) -> String {
-    let row = |story: &NodeStory| {
-        let score = all.feasible.get(&story.node).copied().unwrap_or_default();
-        let sets = story.containers.first().map(|one| one.sets.as_slice());
-        let sets = sets.unwrap_or_default();
-        let best = sets.first();
-        let next = sets.get(1);
-        let decided = next.and_then(|next| next.lost_by.clone());
-        let bandwidth = best.and_then(|best| {
-            let mut criteria = best.criteria.iter();
-            criteria.find(|(name, _)| name == "bandwidth")
-        });
-        vec![
-            story.node.clone(),
-            score.to_string(),
-            list(&story.free),
-            best.map_or("-".to_owned(), |best| list(&best.gpus)),
-            bandwidth.map_or("-".to_owned(), |(_, value)| value.clone()),
-            next.map_or("-".to_owned(), |next| list(&next.gpus)),
-            decided.unwrap_or_else(|| "-".to_owned()),
-        ]
-    };
-    let rows: Vec<Vec<String>> = all.nodes.iter().map(row).collect();
-    let header = [
-        "NODE",
-        "SCORE",
-        "FREE",
-        "SET",
-        "BANDWIDTH",
-        "RUNNER-UP",
-        "DECIDED BY",
-    ];
-    let mut text = table(&header, &rows, paint);
-    let more = all.feasible.len().saturating_sub(all.nodes.len());
-    if more > 0 {
-        text.push_str(&format!("and {}\n", count(more, "node")));
-    }
-    text
 }
 
 fn bound(all: &Explanation) -> String {

@@ -51,6 +51,17 @@ pub struct Ranked {
     pub criteria: Criteria,
 }
 
+/// The best sets that one group could have, and of how many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ranking {
+    /// Best first.
+    pub sets: Vec<Ranked>,
+    /// Sets that were compared: all that meet the requirements, where it is complete.
+    pub candidate_count: usize,
+    /// Whether there were few enough to compare all; else one was grown from each GPU.
+    pub is_complete: bool,
+}
+
 /// The name of a criterion, and how two sets compare by it.
 type Verdict = (&'static str, Ordering);
 

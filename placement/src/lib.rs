@@ -28,7 +28,7 @@
 //!    then fewest neighbours on its NUMA nodes. With 6, one GPU goes where it breaks least.
 //! 8. **Lowest index**, compared position by position.
 //!
-//! [`ranked`] lists the best sets with all of these, and [`Criteria::decided_by`] says which one
+//! [`ranked`] lists the best sets with all of these, and how many they were chosen from, and [`Criteria::decided_by`] says which one
 //! decided.
 //!
 //! Of m groups the worst is as good as it can be; within that, groups are chosen one after the
@@ -90,7 +90,7 @@ mod units;
 mod want;
 
 pub use cpu_ranks::place_cpus;
-pub use criteria::{Criteria, Cut, Ranked};
+pub use criteria::{Criteria, Cut, Ranked, Ranking};
 pub use free::Free;
 pub use kubelet::{HeldCpus, Inexact};
 pub use machine::{Machine, MachineKind, Shapes};

@@ -8,7 +8,7 @@ use berth_topology::ids::{GpuUuid, NumaId};
 use berth_topology::link::LinkClass;
 
 use crate::cpu_ranks::place_cpus;
-use crate::criteria::Ranked;
+use crate::criteria::{Ranked, Ranking};
 use crate::facts::Facts;
 use crate::machine::Machine;
 use crate::quality::{Bandwidth, weakest_link};
@@ -101,10 +101,10 @@ pub fn ranked(
     free: GpuSet,
     claim: &GpuClaim,
     limit: usize,
-) -> Result<Vec<Ranked>, Refusal> {
+) -> Result<Ranking, Refusal> {
     let shape = &machine.shape;
     let Some(want) = Want::read(claim)? else {
-        return Ok(Vec::new());
+        return Ok(Ranking::default());
     };
     decide(shape, free, &want)?;
     let room = Room {
@@ -112,12 +112,16 @@ pub fn ranked(
         around: free.intersection(shape.usable),
     };
     let best = Search::new(shape, &want.rule).ranked(room, limit);
-    let ranked = best.into_iter().map(|criteria| Ranked {
+    let sets = best.criteria.into_iter().map(|criteria| Ranked {
         order: ring::order(&shape.edges, criteria.set),
         set: criteria.set,
         criteria,
     });
-    Ok(ranked.collect())
+    Ok(Ranking {
+        sets: sets.collect(),
+        candidate_count: best.candidate_count,
+        is_complete: best.is_complete,
+    })
 }
 
 fn decide(shape: &Shape, free: GpuSet, want: &Want) -> Result<Choice, Refusal> {

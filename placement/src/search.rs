@@ -74,6 +74,14 @@ pub(crate) struct Candidate {
     left: Option<Left>,
 }
 
+/// The best groups, and of how many.
+pub(crate) struct Best {
+    pub(crate) criteria: Vec<Criteria>,
+    pub(crate) candidate_count: usize,
+    /// Whether those are all that there are.
+    pub(crate) is_complete: bool,
+}
+
 /// The best that the worst of `group_count` groups can have with every usable GPU free.
 pub(crate) fn best_bandwidth(
     shape: &Shape,
@@ -149,7 +157,7 @@ impl<'a> Search<'a> {
     /// The worst group as good as it can be; then each the best that leaves room for the others.
     fn jointly(&self, mut room: Room) -> Option<Vec<Candidate>> {
         let mut candidates = Vec::new();
-        self.each_alike(room.free, &mut |set| {
+        let _ = self.each_alike(room.free, &mut |set| {
             candidates.push((set, self.level(set)));
         });
         let mut levels: Vec<Level> = candidates.iter().map(|(_, level)| *level).collect();
@@ -199,9 +207,16 @@ impl<'a> Search<'a> {
     }
 
     /// The best `limit` groups, best first, each with all that it is judged by.
-    pub(crate) fn ranked(&self, room: Room, limit: usize) -> Vec<Criteria> {
+    pub(crate) fn ranked(&self, room: Room, limit: usize) -> Best {
         let mut candidates = Vec::new();
-        self.each_alike(room.free, &mut |set| candidates.push(self.candidate(set)));
+        let is_complete =
+            self.each_alike(room.free, &mut |set| candidates.push(self.candidate(set)));
+        if !is_complete {
+            // Several GPUs may grow the same one.
+            candidates.sort_by_key(|candidate| candidate.set);
+            candidates.dedup_by_key(|candidate| candidate.set);
+        }
+        let candidate_count = candidates.len();
         candidates.sort_by_key(|candidate| Reverse(candidate.key));
         // What is left behind is computed for those only that can still be among the first.
         let last = candidates.get(limit.saturating_sub(1)).map(|last| last.key);
@@ -215,7 +230,11 @@ impl<'a> Search<'a> {
             .collect();
         ranked.sort_by(|one, other| other.cmp(one));
         ranked.truncate(limit);
-        ranked
+        Best {
+            criteria: ranked,
+            candidate_count,
+            is_complete,
+        }
     }
 
     fn criteria(&self, candidate: &Candidate, room: Room) -> Criteria {
@@ -320,15 +339,15 @@ impl<'a> Search<'a> {
     /// Calls `visit` with every group that meets the requirements, ascending, of groups that differ
     /// by twins one; with those grown from each GPU where there are too many.
     fn each(&self, free: GpuSet, visit: &mut dyn FnMut(GpuSet)) {
-        self.each_of(free, &self.shape.twins, visit);
+        let _ = self.each_of(free, &self.shape.twins, visit);
     }
 
-    /// As [`Self::each`], with all that differ by twins.
-    fn each_alike(&self, free: GpuSet, visit: &mut dyn FnMut(GpuSet)) {
-        self.each_of(free, &self.shape.alone, visit);
+    /// As [`Self::each`], with all that differ by twins; whether there were few enough for all.
+    fn each_alike(&self, free: GpuSet, visit: &mut dyn FnMut(GpuSet)) -> bool {
+        self.each_of(free, &self.shape.alone, visit)
     }
 
-    fn each_of(&self, free: GpuSet, twins: &[GpuSet], visit: &mut dyn FnMut(GpuSet)) {
+    fn each_of(&self, free: GpuSet, twins: &[GpuSet], visit: &mut dyn FnMut(GpuSet)) -> bool {
         let free: GpuSet = free
             .iter()
             .filter(|position| self.together[*position].contains(*position))
@@ -339,7 +358,8 @@ impl<'a> Search<'a> {
             twins,
             together: &self.together,
         };
-        if sets.are_few() {
+        let are_few = sets.are_few();
+        if are_few {
             let _ = sets.each(&mut |set| {
                 visit(set);
                 ControlFlow::Continue(())
@@ -349,6 +369,7 @@ impl<'a> Search<'a> {
                 .filter_map(|seed| self.grow(seed, free))
                 .for_each(visit);
         }
+        are_few
     }
 
     fn grow(&self, seed: usize, free: GpuSet) -> Option<GpuSet> {

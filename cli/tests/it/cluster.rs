@@ -10,6 +10,7 @@ use berth_extender_core::index::Index;
 use berth_extender_core::preempt::{Offer, preempt};
 use berth_extender_core::record::archive::{Archive, Now, Replica};
 use berth_extender_core::record::{Asked, Inputs, Records};
+use berth_topology::node::NodeTopology;
 use expect_test::{Expect, expect};
 use tempfile::TempDir;
 
@@ -126,15 +127,19 @@ fn a_pod_is_explained_from_a_file() {
     check(
         "explain pod ns/two --from FILE",
         expect![[r#"
-        ns/two: 2 nodes fit, 1 refused (asked 2026-11-26T04:00:00Z)
-        NODE  SCORE  FREE       SET  BANDWIDTH         RUNNER-UP  DECIDED BY
-        a     10     1,2,3,6,7  6,7  NVLink 50.0 GB/s  1,2        what is cut off
-        b     10     5,6,7      5,6  NVLink 50.0 GB/s  5,7        lowest index
-        refused on 1 node: NoTopology: the node has published no GPU topology
-          c
-        not bound
-        = 0
-    "#]],
+            ns/two: 2 nodes fit, 1 refused (asked 2026-11-26T04:00:00Z)
+            NODE  SCORE  FREE     SETS  SET  RUNNER-UP
+            a     10     1-3,6-7  10    6,7  1,2
+                  bandwidth: NVLink 50.0 GB/s
+                  decided by what is cut off: NVLink 0.0 GB/s against NVLink 100.0 GB/s
+            b     10     5-7      3     5,6  5,7
+                  bandwidth: NVLink 50.0 GB/s
+                  decided by lowest index
+            refused on 1 node: NoTopology: the node has published no GPU topology
+              c
+            not bound
+            = 0
+        "#]],
     );
     check(
         "explain pod ns/p --from FILE",
@@ -155,9 +160,9 @@ fn a_pod_is_explained_from_a_file() {
         expect![[r#"
             ns/two: 2 nodes fit, 1 refused (asked 2026-11-26T04:00:00Z)
             b fits as well as a: both have score 10
-            its best set on b: GPUs 5, 6 (link wish met; bandwidth NVLink 50.0 GB/s; NUMA nodes 1; sockets 1; what stays possible 1000; what is cut off NVLink 100000 MB/s, PCIe 0, NUMA neighbours 2)
+            its best set on b: GPUs 5, 6 (link wish met; bandwidth NVLink 50.0 GB/s; NUMA nodes 1; sockets 1; what stays possible 1.000 groups; what is cut off NVLink 100.0 GB/s, PCIe 0, NUMA neighbours 2)
             on b the kubelet may give others: PluginNotOurs
-            its best set on a: GPUs 6, 7 (link wish met; bandwidth NVLink 50.0 GB/s; NUMA nodes 1; sockets 1; what stays possible 2000; what is cut off NVLink 0 MB/s, PCIe 6, NUMA neighbours 0)
+            its best set on a: GPUs 6, 7 (link wish met; bandwidth NVLink 50.0 GB/s; NUMA nodes 1; sockets 1; what stays possible 2.000 groups; what is cut off NVLink 0.0 GB/s, PCIe 6, NUMA neighbours 0)
             = 0
         "#]],
     );
@@ -168,6 +173,73 @@ fn a_pod_is_explained_from_a_file() {
         = 1
     "#]],
     );
+}
+
+/// A recorded machine with sixteen GPUs and one with eight; a pod of two containers, so that sets are long.
+fn wide() -> Archive {
+    let recorded = [
+        ("node-a-01", include_str!("../../../machines/dgx2.json")),
+        (
+            "node-a-02",
+            include_str!("../../../machines/a100-pcie-01.json"),
+        ),
+    ];
+    let machines = recorded.map(|(name, text)| {
+        let machine: NodeTopology = serde_json::from_str(text).unwrap();
+        NodeTopology::new(name, machine.status.unwrap())
+    });
+    let mut index = cluster_of(RESOURCE, &machines);
+    let mut records = Records::default();
+    let mut pod = pod("wide", 6);
+    let containers = &mut pod.spec.as_mut().unwrap().containers;
+    let mut second = containers[0].clone();
+    second.name = "d".to_owned();
+    let limits = serde_json::from_value(serde_json::json!({"limits": {RESOURCE: "2"}}));
+    second.resources = limits.unwrap();
+    containers.push(second);
+    let snapshot = snapshot(&mut index);
+    let names = ["node-a-01", "node-a-02"];
+    let verdicts = decide::filter(&snapshot, &ask(&pod), &names);
+    let inputs = Inputs::of(&snapshot, &ask(&pod), &names, Preference::Pack);
+    let at = "2026-11-26T04:00:00Z".to_owned();
+    records.filtered(&Asked::of(&pod), at, inputs, &verdicts);
+    written(index, &records)
+}
+
+#[test]
+fn long_sets_stay_within_eighty_columns() {
+    check_on(
+        &wide(),
+        "explain pod ns/wide --from FILE",
+        expect![[r#"
+            ns/wide: 2 nodes fit, 0 refused (asked 2026-11-26T04:00:00Z)
+            NODE       SCORE  FREE  SETS  SET          RUNNER-UP
+            node-a-01  10     0-15  8008  0,1,2,3,4,5  0,1,2,3,4,6
+                  container c
+                  bandwidth: NVLink 150.0 GB/s
+                  decided by lowest index
+                                    120   0,1          0,2
+                  container d
+                  bandwidth: NVLink 150.0 GB/s
+                  decided by lowest index
+                  gets 6,7: by the kubelet's rules, and beside the others
+            node-a-02  10     0-7   28    0,1,2,3,4,5  0,1,2,3,6,7
+                  container c
+                  bandwidth: PCIe SYS, gen x width 64
+                  decided by lowest index
+                                    28    0,1          2,3
+                  container d
+                  bandwidth: NVLink 309.4 GB/s
+                  decided by lowest index
+                  gets 6,7: by the kubelet's rules, and beside the others
+            not bound
+            = 0
+        "#]],
+    );
+    let (_folder, path) = file_of(&wide());
+    let told = transcript(&format!("explain pod ns/wide --from {}", path.display()));
+    let widest = told.lines().map(|line| line.chars().count()).max();
+    assert!(widest <= Some(80), "{told}");
 }
 
 #[test]

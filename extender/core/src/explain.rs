@@ -10,10 +10,12 @@ use crate::record::{Decided, Inputs, Outcome, Record};
 
 mod node;
 mod preemption;
+mod sets;
 mod why_not;
 
-pub use node::{Container, NodeStory, SetStory};
+pub use node::{Container, NodeStory};
 pub use preemption::{Evicted, Preemption, Victim};
+pub use sets::{Loss, SetStory};
 
 /// Nodes told one by one; the others are counted.
 const NODES_MAX: usize = 8;

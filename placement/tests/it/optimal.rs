@@ -156,14 +156,13 @@ fn ranked_sets_are_all_there_are_in_the_order_of_the_objective() {
         let claim = seeded_claim(&mut seeded, 4);
         let free = seeded.bits(brute.all());
         let limit = 1 + seeded.below(40);
-        let expected: Vec<u64> = brute
-            .ranked(free, &claim)
-            .into_iter()
-            .take(limit)
-            .map(u64::from)
-            .collect();
+        let all = brute.ranked(free, &claim);
+        let expected: Vec<u64> = all.iter().copied().take(limit).map(u64::from).collect();
         let answer = ranked(&machine, GpuSet::from_bits(free.into()), &claim, limit);
-        let found = answer.unwrap_or_default();
+        let ranking = answer.unwrap_or_default();
+        assert_eq!(ranking.candidate_count, all.len(), "seed {seed}, {claim:?}");
+        assert!(ranking.is_complete || all.is_empty());
+        let found = ranking.sets;
         let sets: Vec<u64> = found.iter().map(|ranked| ranked.set.bits()).collect();
         assert_eq!(sets, expected, "seed {seed}, {claim:?}");
         for pair in found.windows(2) {

@@ -2,18 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use berth_placement::{Bandwidth, Criteria, GpuSet, PodPlacement, Ranked, ranked};
-use berth_topology::claim::{ContainerClaim, GpuClaim};
+use berth_placement::{GpuSet, PodPlacement};
+use berth_topology::claim::ContainerClaim;
 use berth_topology::ids::NumaId;
 use serde::{Deserialize, Serialize};
 
+use super::sets::{SetStory, Told, sets};
 use crate::decide::{self, Ask};
 use crate::node::{NodeState, Topology};
 use crate::record::{Candidate, Reason};
 use crate::snapshot::Snapshot;
-
-/// Sets told for each container.
-const SETS_MAX: usize = 3;
 
 /// One node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -61,21 +59,13 @@ pub struct Container {
     /// NUMA nodes that the kubelet's topology manager decides on; absent where it has no wish.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub numa_nodes: Option<Vec<NumaId>>,
-    /// The best sets for one group of its ranks, best first.
+    /// Sets for one group of its ranks that were compared.
+    pub set_count: usize,
+    /// Whether those are all that would do; else there were too many to compare.
+    pub are_all_compared: bool,
+    /// The best of them, best first: the second is the runner-up. What is kept for nominated pods of
+    /// its priority or above is in none.
     pub sets: Vec<SetStory>,
-}
-
-/// One set of GPUs.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SetStory {
-    /// Indices in rank order.
-    pub gpus: Vec<u32>,
-    /// What it is judged by, first to last.
-    pub criteria: Vec<(String, String)>,
-    /// The first criterion by which the set before it is better; absent for the first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lost_by: Option<String>,
 }
 
 // === impl NodeStory ===
@@ -119,10 +109,21 @@ impl NodeStory {
         let Ok(claim) = ask.claim.as_ref() else {
             return;
         };
-        let told = |container: &ContainerClaim| Container {
-            name: container.name.clone(),
-            sets: sets(topology, state.room.free, &container.claim),
-            ..Container::default()
+        let room = state.room_for(&ask.uid, ask.terms.priority);
+        let told = |container: &ContainerClaim| {
+            let told = sets(topology, room.free, &container.claim);
+            let Told {
+                set_count,
+                are_all_compared,
+                sets,
+            } = told;
+            Container {
+                name: container.name.clone(),
+                set_count,
+                are_all_compared,
+                sets,
+                ..Container::default()
+            }
         };
         self.containers = claim.containers.iter().map(told).collect();
     }
@@ -140,84 +141,5 @@ impl NodeStory {
             let mut of_name = admitted.filter(|one| one.container == *name);
             container.numa_nodes = of_name.next().and_then(|one| one.numa_nodes.clone());
         }
-    }
-}
-
-/// The best sets for one group; none where no group fits.
-fn sets(topology: &Topology, free: GpuSet, claim: &GpuClaim) -> Vec<SetStory> {
-    let best = ranked(&topology.machine, free, claim, SETS_MAX).unwrap_or_default();
-    let told = |(position, one): (usize, &Ranked)| {
-        let before = position.checked_sub(1).and_then(|before| best.get(before));
-        let indices = one.order.iter().map(|at| topology.machine.index(*at).0);
-        SetStory {
-            gpus: indices.collect(),
-            criteria: criteria(&one.criteria),
-            lost_by: before.map(|best| best.criteria.decided_by(&one.criteria).to_owned()),
-        }
-    };
-    best.iter().enumerate().map(told).collect()
-}
-
-/// Each by its name, in words.
-fn criteria(criteria: &Criteria) -> Vec<(String, String)> {
-    let count = |count: Option<usize>| count.map(|count| count.to_string());
-    let cut = &criteria.cut;
-    let cut = format!(
-        "NVLink {} MB/s, PCIe {}, NUMA neighbours {}",
-        cut.nvlink_mb_per_second, cut.pcie, cut.numa_neighbours
-    );
-    let wish = if criteria.meets_wish {
-        "met"
-    } else {
-        "not met"
-    };
-    let all = [
-        ("link wish", Some(wish.to_owned())),
-        ("bandwidth", Some(bandwidth(criteria.bandwidth))),
-        ("NUMA nodes", count(criteria.numa_nodes)),
-        ("sockets", count(criteria.sockets)),
-        (
-            "RDMA card",
-            criteria.nic_rank.map(|rank| ancestor(rank).to_owned()),
-        ),
-        ("what stays possible", Some(criteria.future.to_string())),
-        ("what is cut off", Some(cut)),
-    ];
-    let known = all.into_iter();
-    known
-        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-        .collect()
-}
-
-fn bandwidth(bandwidth: Bandwidth) -> String {
-    match bandwidth {
-        Bandwidth::Alone => "one GPU".to_owned(),
-        Bandwidth::NvLink { mb_per_second } => {
-            format!("NVLink {:.1} GB/s", f64::from(mb_per_second) / 1_000.0)
-        }
-        Bandwidth::Pcie {
-            ancestor_rank,
-            lanes: 0,
-        } => format!("PCIe {}", ancestor(ancestor_rank)),
-        Bandwidth::Pcie {
-            ancestor_rank,
-            lanes,
-        } => format!(
-            "PCIe {}, generation x width {lanes}",
-            ancestor(ancestor_rank)
-        ),
-    }
-}
-
-/// As `nvidia-smi topo -m` calls it.
-fn ancestor(rank: u8) -> &'static str {
-    match rank {
-        6 => "one board",
-        5 => "PIX",
-        4 => "PXB",
-        3 => "PHB",
-        2 => "NODE",
-        1 => "SYS",
-        _ => "unknown",
     }
 }

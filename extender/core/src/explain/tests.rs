@@ -65,7 +65,15 @@ fn nodes_are_told_best_first_with_what_decided_between_their_sets() {
     assert_eq!(sets[0].gpus, [2, 3]);
     assert_eq!(sets[0].lost_by, None);
     assert_eq!(sets[1].gpus, [6, 7]);
-    assert_eq!(sets[1].lost_by.as_deref(), Some("lowest index"));
+    let loss = sets[1].lost_by.as_ref().unwrap();
+    let told = [&*loss.criterion, &*loss.better, &*loss.this];
+    assert_eq!(told, ["lowest index", "2,3", "6,7"]);
+    let of_b = &story("b").containers[0];
+    // Four free GPUs: six pairs.
+    assert_eq!((of_b.set_count, of_b.are_all_compared), (6, true));
+    let loss = sets[2].lost_by.as_ref().unwrap();
+    let told = [&*loss.criterion, &*loss.better, &*loss.this];
+    assert_eq!(told, ["bandwidth", "NVLink 50.0 GB/s", "PCIe SYS"]);
     assert_eq!(all.refused["NotEnoughFree"].nodes, ["c"]);
     assert_eq!(all.refused["NoTopology"].count, 1);
     assert!(!all.refused["NoTopology"].resolvable);
