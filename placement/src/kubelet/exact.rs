@@ -23,7 +23,8 @@ pub enum Inexact {
     /// The pod wants CPUs for itself, and what the CPU manager does is not known: its policy, its
     /// options, the reserved CPUs, or which CPUs others hold.
     CpusUnknown,
-    /// The memory manager gives memory of NUMA nodes that are not foreseen.
+    /// The pod is guaranteed, and the memory manager gives memory by NUMA node, or may: it is not known
+    /// how much is reserved and held on each. It may reject the pod as well.
     MemoryManager,
     /// The pod wants devices of other plugins, whose NUMA nodes are not foreseen.
     OtherDevices,

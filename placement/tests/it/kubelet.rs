@@ -349,6 +349,38 @@ fn a_promise_is_exact_only_where_all_that_decides_is_known() {
     check(&|_| {}, &beside_nics, Inexact::OtherDevices);
 }
 
+/// Its hint needs the memory that is reserved and held on each NUMA node, which nobody publishes. It has
+/// one for guaranteed pods only (`policy_static.go`), and only an aligning topology manager asks for it.
+#[test]
+fn memory_by_numa_node_is_not_foreseen_and_never_refuses() {
+    let all = [0, 1, 2, 3, 4, 5, 6, 7];
+    let placed = |topology: &str, memory: Option<&str>, is_guaranteed: bool| {
+        let mut status = with_policy(dgx_h100(), topology);
+        status.kubelet.memory_manager_policy = memory.map(str::to_owned);
+        let mut claim = pod(&["main 2"]);
+        claim.needs.is_guaranteed = is_guaranteed;
+        on(&status, &all, &claim).unwrap()
+    };
+    let policies = ["none", "best-effort", "restricted", "single-numa-node"];
+    let scopes = ["container", "pod"];
+    let pairs = policies
+        .iter()
+        .flat_map(|policy| scopes.map(|scope| (*policy, scope)));
+    for (policy, scope) in pairs {
+        let topology = format!("{policy}/{scope}");
+        let foreseen = placed(&topology, Some("None"), true);
+        assert_eq!(foreseen.inexact, None, "{topology}");
+        for memory in [Some("Static"), Some("BestEffort"), None] {
+            let guaranteed = placed(&topology, memory, true);
+            let doubt = (policy != "none").then_some(Inexact::MemoryManager);
+            assert_eq!(guaranteed.inexact, doubt, "{topology} {memory:?}");
+            assert_eq!(guaranteed.gpus, foreseen.gpus, "{topology} {memory:?}");
+            let burstable = placed(&topology, memory, false);
+            assert_eq!(burstable.inexact, None, "{topology} {memory:?}");
+        }
+    }
+}
+
 #[test]
 fn a_kubelet_allows_eight_numa_nodes_unless_told_otherwise() {
     let nine = machine(&[0, 1, 2, 3, 4, 5, 6, 7, 8], |_, _| {
