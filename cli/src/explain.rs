@@ -70,7 +70,7 @@ pub(crate) fn of_pod(records: &[Record], pod: &PodName) -> Vec<Record> {
     same.cloned().collect()
 }
 
-fn text(all: &Explanation, paint: Paint) -> String {
+pub(crate) fn text(all: &Explanation, paint: Paint) -> String {
     let refused: usize = all.refused.values().map(|one| one.count).sum();
     let mut text = format!(
         "{}/{}: {} fit, {refused} refused (asked {})\n",

@@ -9,6 +9,7 @@ use berth_topology::names;
 use berth_topology::node::NodeTopology;
 
 use crate::args::cluster::SimulateArgs;
+use crate::explain::text as told;
 use crate::paint::Paint;
 use crate::source::recorded;
 use crate::table::{list, table};
@@ -79,8 +80,10 @@ fn shown(events: &[Event]) -> String {
         text.push_str(&table(&header, &tried, paint));
     }
     for event in events {
-        if let Event::Nodes { nodes } = event {
-            text.push_str(&nodes_table(nodes, paint));
+        match event {
+            Event::Nodes { nodes } => text.push_str(&nodes_table(nodes, paint)),
+            Event::Explained(explanation) => text.push_str(&told(explanation, paint)),
+            Event::Bound(_) | Event::Refused { .. } | Event::Unexpected { .. } => {}
         }
     }
     text
@@ -99,7 +102,7 @@ fn tries(event: &Event) -> Vec<Vec<String>> {
             };
             reasons.iter().map(row).collect()
         }
-        Event::Nodes { .. } | Event::Unexpected { .. } => Vec::new(),
+        Event::Nodes { .. } | Event::Explained(_) | Event::Unexpected { .. } => Vec::new(),
     }
 }
 

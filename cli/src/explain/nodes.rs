@@ -1,5 +1,7 @@
 //! The nodes of an explanation as a table: what each could give, what is second best there, and why.
 
+use std::collections::BTreeMap;
+
 use berth_extender_core::explain::{Container, Explanation, NodeStory};
 use berth_topology::cpus::CpuList;
 
@@ -99,8 +101,16 @@ fn notes(container: &Container) -> Vec<String> {
     notes
 }
 
-/// `0-3,6`, or a dash.
+/// `0-3,6`, or a dash; of MIG instances how many each GPU has, `0x7,1x3`.
 fn ranges(indices: &[u32]) -> String {
+    let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+    for index in indices {
+        *counts.entry(*index).or_default() += 1;
+    }
+    if counts.len() < indices.len() {
+        let each = counts.iter().map(|(gpu, count)| format!("{gpu}x{count}"));
+        return each.collect::<Vec<_>>().join(",");
+    }
     let list: CpuList = indices.iter().copied().collect();
     match list.to_string() {
         none if none.is_empty() => "-".to_owned(),

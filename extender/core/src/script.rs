@@ -5,12 +5,14 @@
 
 use crate::decide::Preference;
 
+mod event;
 mod parse;
 mod play;
 mod world;
 
+pub use event::{Event, Given, NodeRow, Refusals};
 pub use parse::{Error as ParseError, parse};
-pub use play::{Error as PlayError, Event, Given, Machines, NodeRow, Player, Refusals};
+pub use play::{Error as PlayError, Machines, Player};
 
 /// One command and where it stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +28,8 @@ pub struct Statement {
 /// What a script can say.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
+    /// The extended resource that all pods ask by; said first, else whole GPUs.
+    Resource(String),
     /// A machine, or several equal ones.
     Node {
         /// Its name; of several `NAME-0`, `NAME-1`, …
@@ -77,6 +81,17 @@ pub enum Command {
         /// Lanes that are left.
         lanes: u32,
     },
+    /// GPUs are partitioned: each gets so many MIG instances more.
+    Mig {
+        /// On that node.
+        node: String,
+        /// By index.
+        gpus: Vec<u32>,
+        /// `1g.10gb`, as `nvidia-smi` spells it.
+        profile: String,
+        /// Instances of it.
+        count: u32,
+    },
     /// The node is again as it was recorded.
     Recover(String),
     /// The node's agent falls silent.
@@ -91,6 +106,13 @@ pub enum Command {
         pods: Pods,
         /// That.
         state: Expected,
+    },
+    /// Why a pod is where it is, or nowhere.
+    Explain {
+        /// Its name.
+        pod: String,
+        /// A node, to say why it is not that one.
+        why_not: Option<String>,
     },
     /// Shows every node.
     Show,

@@ -2,6 +2,7 @@
 
 use berth_placement::{Bandwidth, Criteria, Cut, GpuSet, Machine, Ranked, Ranking, ranked};
 use berth_topology::claim::GpuClaim;
+use berth_topology::ids::GpuUuid;
 use serde::{Deserialize, Serialize};
 
 use crate::node::Topology;
@@ -13,8 +14,10 @@ const SETS_MAX: usize = 3;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SetStory {
-    /// Indices in rank order.
+    /// Indices in rank order; of MIG instances those of the GPUs that they are part of.
     pub gpus: Vec<u32>,
+    /// The same by UUID.
+    pub uuids: Vec<GpuUuid>,
     /// What it is judged by, first to last, with units.
     pub criteria: Vec<(String, String)>,
     /// Why the set before it is better; absent for the first.
@@ -55,6 +58,11 @@ pub(super) fn sets(topology: &Topology, free: GpuSet, claim: &GpuClaim) -> Told 
         let indices = one.order.iter().map(|at| machine.index(*at).0);
         SetStory {
             gpus: indices.collect(),
+            uuids: one
+                .order
+                .iter()
+                .map(|at| machine.uuids()[*at].clone())
+                .collect(),
             criteria: criteria(&one.criteria),
             lost_by: before.map(|best| Loss::of(machine, &best.criteria, &one.criteria)),
         }

@@ -63,6 +63,7 @@ fn nodes_are_told_best_first_with_what_decided_between_their_sets() {
     assert_eq!(story("a").holders["ns/quad"], [0, 1, 2, 3]);
     let sets = &story("b").containers[0].sets;
     assert_eq!(sets[0].gpus, [2, 3]);
+    assert_eq!(sets[0].uuids[0].as_str(), "b-2");
     assert_eq!(sets[0].lost_by, None);
     assert_eq!(sets[1].gpus, [6, 7]);
     let loss = sets[1].lost_by.as_ref().unwrap();

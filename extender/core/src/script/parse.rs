@@ -7,6 +7,8 @@ use crate::decide::Preference;
 
 /// Lines of one script.
 const LINES_MAX: usize = 10_000;
+/// A qualified name: a DNS subdomain, a slash and a name.
+const RESOURCE_BYTES_MAX: usize = 253 + 1 + 63;
 /// Equal nodes or pods made at once.
 const COUNT_MAX: usize = 5_000;
 
@@ -77,6 +79,7 @@ pub fn parse(text: &str) -> Result<Vec<Statement>, Error> {
 impl<'a> Words<'a> {
     fn command(&mut self) -> Result<Command, String> {
         Ok(match self.next("a command")? {
+            "resource" => Command::Resource(self.resource()?),
             "node" => self.node()?,
             "pod" => self.pod()?,
             "bind" => Command::Bind(self.pods()?),
@@ -87,6 +90,7 @@ impl<'a> Words<'a> {
                 gpus: numbers(self.next("GPU indices, such as 0,3")?)?,
             },
             "degrade" => self.degrade()?,
+            "mig" => self.mig()?,
             "recover" => Command::Recover(self.name()?),
             "stale" => Command::Stale(self.name()?),
             "fresh" => Command::Fresh(self.name()?),
@@ -96,10 +100,11 @@ impl<'a> Words<'a> {
                 other => return Err(format!("{other:?} is not known; allowed: pack, spread")),
             }),
             "expect" => self.expect()?,
+            "explain" => self.explain()?,
             "show" => Command::Show,
             other => {
                 return Err(format!(
-                    "{other:?} is no command; allowed: node, pod, bind, delete, other, fail, degrade, recover, stale, fresh, prefer, expect, show"
+                    "{other:?} is no command; allowed: resource, node, pod, bind, delete, other, fail, degrade, mig, recover, stale, fresh, prefer, expect, explain, show"
                 ));
             }
         })
@@ -179,6 +184,49 @@ impl<'a> Words<'a> {
             _ => return Err("lanes= is missing: how many are left?".to_owned()),
         };
         Ok(Command::Degrade { node, a, b, lanes })
+    }
+
+    fn resource(&mut self) -> Result<String, String> {
+        let name = self.next("an extended resource, such as nvidia.com/gpu")?;
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-./".contains(c);
+        let is_one = name.split('/').count() == 2 && name.chars().all(is_plain);
+        if !is_one || name.len() > RESOURCE_BYTES_MAX {
+            return Err(format!(
+                "{name:?} is no extended resource, such as nvidia.com/mig-1g.10gb"
+            ));
+        }
+        Ok(name.to_owned())
+    }
+
+    fn mig(&mut self) -> Result<Command, String> {
+        let node = self.name()?;
+        let gpus = numbers(self.next("GPU indices, such as 0,3")?)?;
+        let (mut profile, mut count) = (None, None);
+        while let Some((key, value)) = self.option()? {
+            match key {
+                "profile" => profile = Some(value.to_owned()),
+                "count" => count = Some(number(value)?),
+                _ => {
+                    return Err(format!("{key:?} is not known; allowed: profile=, count="));
+                }
+            }
+        }
+        Ok(Command::Mig {
+            node,
+            gpus,
+            profile: profile.ok_or("profile= is missing: which one, such as 1g.10gb?")?,
+            count: count.ok_or("count= is missing: how many instances has each GPU?")?,
+        })
+    }
+
+    fn explain(&mut self) -> Result<Command, String> {
+        let pod = self.name()?;
+        let why_not = match self.rest.next() {
+            None => None,
+            Some("on") => Some(self.name()?),
+            Some(other) => return Err(format!("{other:?} is not known; allowed: on")),
+        };
+        Ok(Command::Explain { pod, why_not })
     }
 
     fn expect(&mut self) -> Result<Command, String> {
@@ -305,6 +353,14 @@ mod tests {
             "\"none\" is not known; allowed: pack, spread",
         );
         check("node a", "a recorded machine is missing");
+        check(
+            "resource gpus",
+            "\"gpus\" is no extended resource, such as nvidia.com/mig-1g.10gb",
+        );
+        check(
+            "mig a 0 count=2",
+            "profile= is missing: which one, such as 1g.10gb?",
+        );
         check(
             "pod p",
             "gpus= is missing: how many GPUs does the pod ask for?",

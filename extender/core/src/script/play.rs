@@ -3,24 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use berth_placement::GpuSet;
-use berth_topology::assignment::Assignment;
 use berth_topology::lease;
 use berth_topology::names;
 use berth_topology::node::NodeTopology;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
-use serde::Serialize;
 
+use super::event::{Event, Given, NodeRow, Refusals};
 use super::world::{self, NAMESPACE};
 use super::{Command, Expected, Pods, Statement};
 use crate::bind::{self, Prepared};
 use crate::decide::{self, Ask, Preference};
+use crate::explain::explain;
 use crate::index::Index;
-use crate::record::{Decided, Inputs, Outcome, Reason};
+use crate::record::{Asked, Bound, Decided, Inputs, Outcome, Reason, Records};
 use crate::simulate::fresh;
-use crate::snapshot::Snapshot;
 
 /// A silent agent is refused after this.
 const STALE_AFTER: Duration = Duration::from_secs(60);
@@ -43,6 +41,7 @@ pub struct Player<'a> {
     /// Pods that exist, in the order in which they were made.
     pods: Vec<Entry>,
     made: usize,
+    records: Records,
 }
 
 /// A node's agent.
@@ -67,80 +66,6 @@ enum Last {
     Refused(BTreeMap<String, Reason>),
 }
 
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase", tag = "event")]
-pub enum Event {
-    /// A pod was bound.
-    Bound(Given),
-    /// A pod fitted nowhere; nodes by reason.
-    Refused {
-        /// The pod.
-        pod: String,
-        /// By the reason's name.
-        reasons: BTreeMap<String, Refusals>,
-    },
-    /// Every node, as asked by `show`.
-    Nodes {
-        /// By name.
-        nodes: Vec<NodeRow>,
-    },
-    /// An expectation that does not hold.
-    Unexpected {
-        /// Line of the script.
-        line: usize,
-        /// What is true instead.
-        sentence: String,
-    },
-}
-
-/// Nodes refused for one reason.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Refusals {
-    /// The reason's sentence.
-    pub message: String,
-    /// The nodes.
-    pub nodes: Vec<String>,
-}
-
-/// What a pod was given.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Given {
-    /// The pod.
-    pub pod: String,
-    /// Its node.
-    pub node: String,
-    /// The node's score, 0 to 10; absent where it was the only one that fits: kube-scheduler then
-    /// does not ask.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub score: Option<u32>,
-    /// Indices in rank order.
-    pub gpus: Vec<u32>,
-    /// NUMA nodes of its ranks.
-    pub numa: Vec<u32>,
-    /// The weakest link between two GPUs of a group.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub weakest_link: Option<String>,
-    /// What NVLink gives, in 10⁹ bytes a second.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gb_per_second: Option<f64>,
-}
-
-/// One node, as `show` shows it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct NodeRow {
-    /// Its name.
-    pub node: String,
-    /// Who has each GPU, by index: a pod, `free`, or `failed`.
-    pub gpus: Vec<String>,
-    /// So many of the free ones are held, nobody knows which.
-    pub unknown_count: usize,
-    /// Whether its agent is silent.
-    pub is_stale: bool,
-}
-
 /// A statement that cannot be played.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {what}")]
@@ -157,21 +82,17 @@ impl<'a> Player<'a> {
     /// An empty cluster. `now` is where its time begins; it goes on by itself.
     #[must_use]
     pub fn new(resource: &str, machines: Machines<'a>, now: Instant) -> Self {
-        let mut index = Index::new(resource, STALE_AFTER, now);
-        index.reset_nodes(&[]);
-        index.reset_topologies(&[]);
-        index.reset_pods(Vec::new());
-        index.reset_leases(&[], now);
         Self {
             machines,
             resource: resource.to_owned(),
-            index,
+            index: empty(resource, now),
             now,
             second: 0,
             preference: Preference::Pack,
             nodes: BTreeMap::new(),
             pods: Vec::new(),
             made: 0,
+            records: Records::default(),
         }
     }
 
@@ -208,23 +129,23 @@ impl<'a> Player<'a> {
                     self.add_pod(name, pod)?;
                 }
             }
-            Command::Bind(pods) => return self.bind(pods),
+            Command::Resource(resource) => self.begin_with(resource)?,
+            Command::Mig {
+                node,
+                gpus,
+                profile,
+                count,
+            } => self.change(node, |status| {
+                let part = |gpu: &u32| world::partition(status, *gpu, profile, *count);
+                gpus.iter().try_for_each(part)
+            })?,
+            Command::Bind(pods) => return self.bind(pods, line),
             Command::Delete(pods) => self.delete(pods)?,
             Command::Other {
                 name,
                 node,
                 gpu_count,
-            } => {
-                self.machine(node)?;
-                self.made += 1;
-                let asks = super::Asks {
-                    gpu_count: *gpu_count,
-                    ..super::Asks::default()
-                };
-                let mut pod = world::pending_pod(name, self.made, &asks, &self.resource);
-                pod.spec.get_or_insert_default().node_name = Some(node.clone());
-                self.add_pod(name, pod)?;
-            }
+            } => self.add_other(name, node, *gpu_count)?,
             Command::Fail { node, gpus } => self.change(node, |status| {
                 gpus.iter().try_for_each(|gpu| world::fail(status, *gpu))
             })?,
@@ -248,9 +169,20 @@ impl<'a> Player<'a> {
             }
             Command::Prefer(preference) => self.preference = *preference,
             Command::Expect { pods, state } => return self.expect(pods, state, line),
+            Command::Explain { pod, why_not } => return self.explain(pod, why_not.as_deref()),
             Command::Show => return Ok(vec![self.show()]),
         }
         Ok(Vec::new())
+    }
+
+    /// Another resource, as an extender of its own serves it.
+    fn begin_with(&mut self, resource: &str) -> Result<(), String> {
+        if !self.nodes.is_empty() || !self.pods.is_empty() {
+            return Err("the resource is said before the first node and the first pod".to_owned());
+        }
+        resource.clone_into(&mut self.resource);
+        self.index = empty(resource, self.now);
+        Ok(())
     }
 
     fn add_node(&mut self, name: &str, recorded: &NodeTopology) -> Result<(), String> {
@@ -290,6 +222,19 @@ impl<'a> Player<'a> {
             last: Last::Untried,
         });
         Ok(())
+    }
+
+    /// A pod that another scheduler has bound.
+    fn add_other(&mut self, name: &str, node: &str, gpu_count: usize) -> Result<(), String> {
+        self.machine(node)?;
+        self.made += 1;
+        let asks = super::Asks {
+            gpu_count,
+            ..super::Asks::default()
+        };
+        let mut pod = world::pending_pod(name, self.made, &asks, &self.resource);
+        pod.spec.get_or_insert_default().node_name = Some(node.to_owned());
+        self.add_pod(name, pod)
     }
 
     fn machine(&mut self, name: &str) -> Result<&mut Machine, String> {
@@ -347,14 +292,14 @@ impl<'a> Player<'a> {
         Ok(())
     }
 
-    fn bind(&mut self, pods: &Pods) -> Result<Vec<Event>, String> {
+    fn bind(&mut self, pods: &Pods, line: usize) -> Result<Vec<Event>, String> {
         let positions = self.positions(pods, |entry| !entry.is_bound())?;
         let mut events = Vec::with_capacity(positions.len());
         for position in positions {
             if self.pods[position].is_bound() {
                 return Err(format!("{} is bound already", self.pods[position].name()));
             }
-            let last = self.schedule(position)?;
+            let last = self.schedule(position, line)?;
             self.pods[position].last = last;
             events.extend(self.pods[position].event());
         }
@@ -363,25 +308,28 @@ impl<'a> Player<'a> {
 
     /// As kube-scheduler does it: filter, prioritize where more than one node is left, the highest
     /// score, of equals the first by name, bind.
-    fn schedule(&mut self, position: usize) -> Result<Last, String> {
+    fn schedule(&mut self, position: usize, line: usize) -> Result<Last, String> {
         let pod = self.pods[position].pod.clone();
         let ask = Ask::of_pod(&pod, &self.resource);
         let snapshot = self.index.snapshot(self.now);
         let names: Vec<&str> = self.nodes.keys().map(String::as_str).collect();
         let verdicts = decide::filter(&snapshot, &ask, &names);
+        let (asked, at) = (Asked::of(&pod), format!("line {line}"));
+        let inputs = Inputs::of(&snapshot, &ask, &names, self.preference);
+        let refused = reasons(&inputs, &verdicts);
+        self.records.filtered(&asked, at.clone(), inputs, &verdicts);
         let fitting: Vec<&str> = verdicts
             .feasible
             .iter()
             .map(|(name, _)| name.as_str())
             .collect();
         let (node, score) = match fitting[..] {
-            [] => {
-                let inputs = Inputs::of(&snapshot, &ask, &names, self.preference);
-                return Ok(Last::Refused(reasons(&inputs, &verdicts)));
-            }
+            [] => return Ok(Last::Refused(refused)),
             [only] => (only, None),
             _ => {
                 let scores = decide::prioritize(&snapshot, &ask, &fitting, self.preference);
+                let inputs = Inputs::of(&snapshot, &ask, &fitting, self.preference);
+                self.records.scored(&asked, at.clone(), inputs, &scores);
                 let mut best = (fitting[0], None);
                 for (name, (_, score)) in fitting.iter().zip(&scores) {
                     if best.1.is_none_or(|most| *score > most) {
@@ -392,7 +340,7 @@ impl<'a> Player<'a> {
             }
         };
         let node = node.to_owned();
-        self.commit(pod, &node, score, position)
+        self.commit(pod, &node, score, (position, at))
     }
 
     fn commit(
@@ -400,7 +348,7 @@ impl<'a> Player<'a> {
         pod: Pod,
         node: &str,
         score: Option<u32>,
-        position: usize,
+        (position, at): (usize, String),
     ) -> Result<Last, String> {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let request = bind::Request {
@@ -409,12 +357,18 @@ impl<'a> Player<'a> {
             uid: text(&pod.metadata.uid).as_str().into(),
             node: node.to_owned(),
         };
+        let seen = self.index.snapshot(self.now);
         let prepared = bind::prepare(&mut self.index, &request, None, self.now);
+        let inputs = Inputs::of_bind(&seen, &request, &prepared);
         let annotation = match prepared.map_err(|error| error.to_string())? {
             Prepared::Post { annotation } => annotation,
             Prepared::Done => None,
         };
+        let placed = bind::placed(&self.index, &request.uid);
         bind::settle(&mut self.index, &request.uid, &Ok(()), self.now);
+        let told = Bound::of(&request, annotation.as_deref().map(str::to_owned), &Ok(()));
+        let told = told.doubted(placed.and_then(|placed| placed.inexact));
+        self.records.bound(&request, at, inputs, told);
         let mut bound = pod;
         bound.spec.get_or_insert_default().node_name = Some(node.to_owned());
         let assignment = annotation.as_deref().unwrap_or_default();
@@ -435,13 +389,31 @@ impl<'a> Player<'a> {
         Ok(wrong.collect())
     }
 
+    fn explain(&self, pod: &str, why_not: Option<&str>) -> Result<Vec<Event>, String> {
+        let records = self.records.of_pod(NAMESPACE, pod);
+        let explanation = explain(&records, &self.resource, why_not);
+        let explanation = explanation.ok_or_else(|| format!("nobody has tried to bind {pod}"))?;
+        Ok(vec![Event::Explained(Box::new(explanation))])
+    }
+
     fn show(&mut self) -> Event {
         let snapshot = self.index.snapshot(self.now);
-        let rows = self.nodes.keys().filter_map(|name| row(&snapshot, name));
+        let names = self.nodes.keys();
+        let rows = names.filter_map(|name| NodeRow::of(&snapshot, name));
         Event::Nodes {
             nodes: rows.collect(),
         }
     }
+}
+
+/// An index that has listed everything, and found nothing.
+fn empty(resource: &str, now: Instant) -> Index {
+    let mut index = Index::new(resource, STALE_AFTER, now);
+    index.reset_nodes(&[]);
+    index.reset_topologies(&[]);
+    index.reset_pods(Vec::new());
+    index.reset_leases(&[], now);
+    index
 }
 
 impl std::fmt::Debug for Player<'_> {
@@ -471,31 +443,6 @@ fn names_of(name: &str, count: Option<usize>) -> Vec<String> {
             .map(|number| format!("{name}-{number}"))
             .collect(),
     }
-}
-
-fn row(snapshot: &Snapshot, name: &str) -> Option<NodeRow> {
-    let state = snapshot.node(name)?;
-    let topology = state.topology.as_ref()?;
-    let machine = &topology.machine;
-    let failed = machine.all().difference(machine.usable());
-    let of = |at: usize| {
-        let holds = |set: GpuSet| set.contains(at);
-        let holder = state
-            .holders
-            .iter()
-            .find(|holder| holds(machine.set_of(holder.intent.values().flatten())));
-        match holder {
-            Some(holder) => holder.name.clone(),
-            None if holds(failed) => "failed".to_owned(),
-            None => "free".to_owned(),
-        }
-    };
-    Some(NodeRow {
-        node: name.to_owned(),
-        gpus: machine.all().iter().map(of).collect(),
-        unknown_count: state.room.unknown_count,
-        is_stale: snapshot.is_stale(name),
-    })
 }
 
 // === impl Entry ===
@@ -555,28 +502,5 @@ impl Entry {
             }
             (_, Last::Untried) => Some(format!("nobody has tried to bind {name}")),
         }
-    }
-}
-
-// === impl Given ===
-
-impl Given {
-    fn of(request: &bind::Request, score: Option<u32>, text: &str) -> Result<Self, String> {
-        let assignment = Assignment::decode(text).map_err(|error| error.to_string())?;
-        let containers = || assignment.containers.values();
-        let ranks = || containers().flat_map(|container| &container.ranks);
-        let numa: BTreeSet<u32> = ranks().filter_map(|rank| Some(rank.numa_node?.0)).collect();
-        let weakest = containers()
-            .filter_map(|container| container.weakest_link)
-            .min();
-        Ok(Self {
-            pod: request.name.clone(),
-            node: request.node.clone(),
-            score,
-            gpus: ranks().filter_map(|rank| Some(rank.index?.0)).collect(),
-            numa: numa.into_iter().collect(),
-            weakest_link: weakest.map(|link| link.to_string()),
-            gb_per_second: containers().find_map(|container| container.gb_per_second),
-        })
     }
 }

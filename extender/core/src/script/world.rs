@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use berth_topology::gpu::HealthState;
+use berth_topology::gpu::{HealthState, Mig, MigInstance};
 use berth_topology::hash;
+use berth_topology::ids::GpuUuid;
 use berth_topology::node::{NodeTopology, Status};
 use k8s_openapi::api::core::v1::{
     Container, Node, NodeCondition, NodeStatus, Pod, PodSpec, PodStatus, ResourceRequirements,
@@ -94,6 +95,50 @@ pub(super) fn fail(status: &mut Status, index: u32) -> Result<(), String> {
     let gpu = gpu.ok_or_else(|| format!("the node has no GPU {index}"))?;
     gpu.health.state = HealthState::Failed;
     Ok(())
+}
+
+/// No GPU has more (`NVML_GPU_INSTANCE_PROFILE_1_SLICE`'s most).
+const INSTANCES_MAX: usize = 7;
+
+/// Gives that GPU so many instances more of that profile, `1g.10gb` or `1g.10gb+me`.
+pub(super) fn partition(
+    status: &mut Status,
+    index: u32,
+    profile: &str,
+    count: u32,
+) -> Result<(), String> {
+    let (slices, gibibytes) =
+        sizes(profile).ok_or_else(|| format!("{profile:?} is no profile, such as 1g.10gb"))?;
+    let mut gpus = status.gpus.iter_mut();
+    let gpu = gpus.find(|gpu| gpu.index.0 == index);
+    let gpu = gpu.ok_or_else(|| format!("the node has no GPU {index}"))?;
+    let uuid = gpu.uuid.clone();
+    let mig = gpu.mig.get_or_insert_with(|| Mig {
+        mode: "disabled".to_owned(),
+        instances: Vec::new(),
+    });
+    "enabled".clone_into(&mut mig.mode);
+    for _ in 0..count {
+        if mig.instances.len() >= INSTANCES_MAX {
+            return Err(format!("a GPU has at most {INSTANCES_MAX} instances"));
+        }
+        mig.instances.push(MigInstance {
+            uuid: GpuUuid(format!("MIG-{}/{}", uuid.as_str(), mig.instances.len())),
+            profile: profile.to_owned(),
+            memory_bytes: u64::from(gibibytes) << 30,
+            compute_slices: slices,
+        });
+    }
+    Ok(())
+}
+
+/// Compute slices and GiB of a profile.
+fn sizes(profile: &str) -> Option<(u32, u32)> {
+    let bare = profile.split('+').next()?;
+    let (slices, memory) = bare.split_once('.')?;
+    let slices = slices.strip_suffix('g')?.parse().ok()?;
+    let gibibytes = memory.strip_suffix("gb")?.parse().ok()?;
+    Some((slices, gibibytes))
 }
 
 /// Leaves that many lanes between the two GPUs, and as many fewer in their budgets.
