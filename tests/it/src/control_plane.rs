@@ -1,13 +1,13 @@
 //! etcd and kube-apiserver, on ports and in a folder of their own, with the Node and RBAC authorisers on.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::{fmt, fs};
 
 use anyhow::{Context as _, Result, ensure};
 use kube::Client;
 
 use crate::accounts;
+use crate::certificates::openssl;
 use crate::ports::free_port;
 use crate::process::{OnExit, Process, Program};
 use crate::programs;
@@ -166,26 +166,7 @@ fn tokens() -> String {
 }
 
 fn make_service_account_key(pki: &Path) -> Result<()> {
-    let key = pki.join("sa.key");
-    let mut command = Command::new("openssl");
-    command
-        .args([
-            "ecparam",
-            "-name",
-            "prime256v1",
-            "-genkey",
-            "-noout",
-            "-out",
-        ])
-        .arg(&key);
-    let output = command.output().context("running openssl")?;
-    let why = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.success(),
-        "making the key {}: {why}",
-        key.display()
-    );
-    Ok(())
+    openssl(pki, "ecparam -name prime256v1 -genkey -noout -out sa.key")
 }
 
 /// The API server makes its certificate when it starts first, so there is nothing to trust before.

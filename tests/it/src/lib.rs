@@ -3,7 +3,7 @@
 //! * [`story`]: tells one story in a folder of its own, or says what this machine lacks for it
 //! * [`control_plane`]: etcd and kube-apiserver; [`process`] keeps any program running
 //! * [`cluster`]: a control plane with our shipped manifests applied, patched as [`patches`] lists
-//! * [`agent`], [`pair`], [`engine`]: our services as the manifests start them
+//! * [`agent`], [`pair`], [`engine`]: our services as the manifests start them; [`certificates`] for TLS
 //! * [`kubelet`]: nodes and pods without a kubelet; [`real_node`]: a kubelet and containerd that run them
 //! * [`wait`]: deadlines instead of sleeps
 //!
@@ -18,6 +18,7 @@
 
 pub mod accounts;
 pub mod agent;
+pub mod certificates;
 pub mod cluster;
 pub mod control_plane;
 pub mod engine;

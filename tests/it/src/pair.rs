@@ -1,12 +1,14 @@
 //! One replica of the shipped Deployment: kube-scheduler and the extender beside it, each kept running as
 //! a kubelet would, with a host name of their own.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, ensure};
 
 use crate::cluster::{Cluster, SCHEDULER_ACCOUNT, container_args, mount_file, pod_template};
 use crate::http1;
 use crate::manifests;
-use crate::patches::{self, DEPLOYMENT, PairPlace, Patch, SCHEDULER_CONFIG};
+use crate::patches::{self, DEPLOYMENT, PairPlace, Patch, SCHEDULER_CONFIG, SchedulerPlace};
 use crate::ports::free_port;
 use crate::process::{OnExit, Process, Program};
 use crate::programs;
@@ -39,26 +41,18 @@ impl Pair {
         let relay = Relay::start(extender_port).await?;
         let config = cluster.folder.join(format!("{name}-scheduler.yaml"));
         let mut patches = patches::of_pair(&PairPlace {
-            extender_url_port: relay.port,
             extender_port,
-            scheduler_port: free_port()?,
-            kubeconfig: &kubeconfig,
-            config: &config,
+            scheduler: SchedulerPlace {
+                extender_url: &format!("http://127.0.0.1:{}", relay.port),
+                port: free_port()?,
+                kubeconfig: &kubeconfig,
+                config: &config,
+            },
         });
         patches.extend_from_slice(more);
 
-        let map = manifests::read(SCHEDULER_CONFIG, &patches)?;
-        let text = manifests::find(&map, "ConfigMap")?["data"]["scheduler.yaml"].as_str();
-        mount_file(
-            &config,
-            text.context("reading the scheduler's configuration")?,
-        )?;
+        let scheduler = scheduler(name, &config, &patches)?;
         let template = pod_template(&manifests::read(DEPLOYMENT, &patches)?, "Deployment")?;
-
-        let scheduler = programs::control_plane()?.join("kube-scheduler");
-        let scheduler = Program::new(&format!("{name}-kube-scheduler"), &scheduler)
-            .args(container_args(&template, "kube-scheduler", &[])?)
-            .host_name(name);
         let extender = Program::new(
             &format!("{name}-extender"),
             &programs::ours("berth-extender")?,
@@ -87,4 +81,23 @@ impl Pair {
         })
         .await
     }
+}
+
+/// kube-scheduler as it is shipped, but for those patches; writes its configuration to `config`.
+///
+/// # Errors
+/// When the program or a manifest is missing.
+pub fn scheduler(name: &str, config: &Path, patches: &[Patch]) -> Result<Program> {
+    let map = manifests::read(SCHEDULER_CONFIG, patches)?;
+    let text = manifests::find(&map, "ConfigMap")?["data"]["scheduler.yaml"].as_str();
+    mount_file(
+        config,
+        text.context("reading the scheduler's configuration")?,
+    )?;
+    let template = pod_template(&manifests::read(DEPLOYMENT, patches)?, "Deployment")?;
+    let path = programs::control_plane()?.join("kube-scheduler");
+    let program = Program::new(&format!("{name}-kube-scheduler"), &path);
+    Ok(program
+        .args(container_args(&template, "kube-scheduler", &[])?)
+        .host_name(name))
 }

@@ -15,6 +15,8 @@ pub const DAEMONSET: &str = "daemonset/daemonset.yaml";
 pub const SCHEDULER_CONFIG: &str = "scheduler-config/config.yaml";
 /// The shipped file with kube-scheduler and extender.
 pub const DEPLOYMENT: &str = "scheduler-config/deployment.yaml";
+/// The shipped file with an extender apart from its scheduler.
+pub const STANDALONE: &str = "scheduler-config/optional/standalone-extender.yaml";
 /// The shipped example of an engine's pod.
 pub const ENGINE_POD: &str = "scheduler-config/optional/engine-pod.yaml";
 
@@ -34,13 +36,20 @@ pub struct Patch {
 /// What one scheduler-extender pair has of its own.
 #[derive(Clone, Copy, Debug)]
 pub struct PairPlace<'a> {
-    /// Where kube-scheduler finds the extender, or whoever stands between them.
-    pub extender_url_port: u16,
     /// Where the extender listens.
     pub extender_port: u16,
-    /// Where kube-scheduler listens.
-    pub scheduler_port: u16,
-    /// The scheduler's own.
+    /// Its kube-scheduler.
+    pub scheduler: SchedulerPlace<'a>,
+}
+
+/// What one kube-scheduler has of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct SchedulerPlace<'a> {
+    /// Where it finds the extender, or whoever stands between them.
+    pub extender_url: &'a str,
+    /// Where it listens.
+    pub port: u16,
+    /// Its own.
     pub kubeconfig: &'a Path,
     /// The configuration, written out as a kubelet would mount it.
     pub config: &'a Path,
@@ -58,18 +67,24 @@ impl fmt::Display for Patch {
 /// For one scheduler-extender pair.
 #[must_use]
 pub fn of_pair(place: &PairPlace<'_>) -> Vec<Patch> {
-    let PairPlace {
-        extender_url_port,
-        extender_port,
-        scheduler_port,
-        kubeconfig,
-        config,
-    } = place;
+    let mut patches = of_scheduler(&place.scheduler);
+    patches.push(Patch {
+        file: DEPLOYMENT,
+        from: "--listen=127.0.0.1:8888",
+        to: format!("--listen=127.0.0.1:{}", place.extender_port),
+        why: "two pairs share this machine's loopback",
+    });
+    patches
+}
+
+/// For one kube-scheduler.
+#[must_use]
+pub fn of_scheduler(place: &SchedulerPlace<'_>) -> Vec<Patch> {
     vec![
         Patch {
             file: SCHEDULER_CONFIG,
             from: "http://127.0.0.1:8888",
-            to: format!("http://127.0.0.1:{extender_url_port}"),
+            to: place.extender_url.to_owned(),
             why: "two pairs share this machine's loopback",
         },
         Patch {
@@ -77,31 +92,69 @@ pub fn of_pair(place: &PairPlace<'_>) -> Vec<Patch> {
             from: "    percentageOfNodesToScore: 100\n",
             to: format!(
                 "    percentageOfNodesToScore: 100\n    clientConnection: {{kubeconfig: '{}'}}\n",
-                kubeconfig.display()
+                place.kubeconfig.display()
             ),
             why: "no kubelet mounts the account's token",
         },
         Patch {
             file: DEPLOYMENT,
             from: "--config=/etc/berth/scheduler.yaml",
-            to: format!("--config={}", config.display()),
+            to: format!("--config={}", place.config.display()),
             why: "no kubelet mounts the ConfigMap",
         },
         Patch {
             file: DEPLOYMENT,
             from: "--secure-port=10259",
             to: lines(&[
-                format!("--secure-port={scheduler_port}"),
+                format!("--secure-port={}", place.port),
                 "--bind-address=127.0.0.1".to_owned(),
             ]),
             why: "two pairs share this machine's loopback",
         },
+    ]
+}
+
+/// For a kube-scheduler whose extender stands alone, as the comment in [`STANDALONE`] says; `tls` is what
+/// it shows and trusts.
+#[must_use]
+pub fn over_tls(tls: &str) -> Patch {
+    Patch {
+        file: SCHEDULER_CONFIG,
+        from: "filterVerb: filter",
+        to: format!("enableHTTPS: true\n        tlsConfig: {tls}\n        filterVerb: filter"),
+        why: "as shipped the extender is beside it",
+    }
+}
+
+/// For an extender that stands alone, with the files of a mounted Secret.
+#[must_use]
+pub fn of_standalone(port: u16, tls: &Path) -> Vec<Patch> {
+    let folder = tls.display();
+    let file = |from, to| Patch {
+        file: STANDALONE,
+        from,
+        to,
+        why: "no kubelet mounts the Secret",
+    };
+    vec![
         Patch {
-            file: DEPLOYMENT,
-            from: "--listen=127.0.0.1:8888",
-            to: format!("--listen=127.0.0.1:{extender_port}"),
-            why: "two pairs share this machine's loopback",
+            file: STANDALONE,
+            from: "--listen=0.0.0.0:8443",
+            to: format!("--listen=127.0.0.1:{port}"),
+            why: "the extender runs on this machine",
         },
+        file(
+            "--tls-cert=/etc/berth/tls/tls.crt",
+            format!("--tls-cert={folder}/tls.crt"),
+        ),
+        file(
+            "--tls-key=/etc/berth/tls/tls.key",
+            format!("--tls-key={folder}/tls.key"),
+        ),
+        file(
+            "--client-ca=/etc/berth/tls/ca.crt",
+            format!("--client-ca={folder}/ca.crt"),
+        ),
     ]
 }
 

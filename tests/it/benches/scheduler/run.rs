@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use berth_it::cluster::{
     Cluster, NAMESPACE, SCHEDULER_ACCOUNT, container_args, mount_file, pod_template,
 };
-use berth_it::patches::{self, DEPLOYMENT, PairPlace, SCHEDULER_CONFIG};
+use berth_it::patches::{self, DEPLOYMENT, PairPlace, SCHEDULER_CONFIG, SchedulerPlace};
 use berth_it::pods::{self, gpu_pod};
 use berth_it::ports::free_port;
 use berth_it::process::{OnExit, Process, Program};
@@ -146,11 +146,13 @@ impl Schedulers {
         let extender_port = free_port()?;
         let config = cluster.folder.join("bench-scheduler.yaml");
         let patches = patches::of_pair(&PairPlace {
-            extender_url_port: extender_port,
             extender_port,
-            scheduler_port: free_port()?,
-            kubeconfig: &kubeconfig,
-            config: &config,
+            scheduler: SchedulerPlace {
+                extender_url: &format!("http://127.0.0.1:{extender_port}"),
+                port: free_port()?,
+                kubeconfig: &kubeconfig,
+                config: &config,
+            },
         });
         let map = manifests::read(SCHEDULER_CONFIG, &patches)?;
         let text = manifests::find(&map, "ConfigMap")?["data"]["scheduler.yaml"].as_str();

@@ -13,3 +13,4 @@ mod quads;
 mod rbac;
 mod real_node;
 mod silence;
+mod standalone;

@@ -6,6 +6,7 @@ use berth_it::accounts;
 use berth_it::cluster::{Cluster, NAMESPACE};
 use berth_it::kubelet::join_node;
 use berth_it::manifests::apply_files;
+use berth_it::patches::STANDALONE;
 use berth_it::pods;
 use berth_it::story::story;
 use k8s_openapi::api::authorization::v1::{
@@ -19,7 +20,6 @@ use serde_json::json;
 /// The account of an extender that stands alone; beside a scheduler it shares that one's account, which
 /// has the same rules and what any kube-scheduler needs.
 const ACCOUNT: &str = "berth-extender";
-const STANDALONE: &str = "scheduler-config/optional/standalone-extender.yaml";
 
 /// Verb, group, resource, subresource: in every namespace.
 const ALLOWED: [(&str, &str, &str, &str); 9] = [
