@@ -5,10 +5,11 @@
 //! the one before it did, says 503 and closes the connection: kube-scheduler keeps connections, so
 //! readiness alone would protect nothing.
 //!
-//! Whoever connects gets so much and no more: connections, time for the head and for the body
-//! (`body`), bytes, and depth and number of JSON values (`wire`).
+//! Whoever connects gets so much and no more: connections, time for the head (`connections`) and for the
+//! body (`body`), bytes, and depth and number of JSON values (`wire`).
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,13 +28,15 @@ use crate::wire;
 
 mod about;
 mod body;
+mod connections;
 
 pub use body::Budget;
+pub use connections::Connections;
 
-/// The scheduler, its bindings at once and a few that scrape, of each worker.
-const CONNECTIONS_MAX: usize = 256;
-/// Until a connection's first head must be there. actix does not time the heads after it: whoever lets
-/// those drip holds a connection, one of those above, and was let in by its first.
+/// Of each worker: the scheduler's bindings at once and a few that scrape. Each is two files of the 1,024
+/// that a process may have open on many machines.
+const CONNECTIONS_MAX: usize = 160;
+/// Until a connection's first head must be there; `connections` times those after it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may wait for its next request. kube-scheduler opens another.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -55,6 +58,8 @@ pub struct Shared {
     pub runtime: tokio::runtime::Handle,
     /// What bodies take.
     pub bodies: Budget,
+    /// Who is connected.
+    pub connections: Arc<Connections>,
     /// What is shown to callers, where TLS is used.
     pub identity: Option<Arc<Identity>>,
 }
@@ -73,12 +78,23 @@ pub struct Listen {
 /// # Errors
 /// When the address cannot be listened on.
 pub fn serve(listen: Listen, shared: Shared) -> io::Result<Server> {
+    let (server, addresses) = start(listen, shared)?;
+    for address in addresses {
+        tracing::info!(%address, "listening");
+    }
+    Ok(server)
+}
+
+fn start(listen: Listen, shared: Shared) -> io::Result<(Server, Vec<SocketAddr>)> {
+    let connections = shared.connections.clone();
     let app = move || {
         App::new()
             .app_data(Data::new(shared.clone()))
+            .wrap_fn(connections::answer)
             .configure(routes)
     };
     let server = HttpServer::new(app)
+        .on_connect(move |stream, data| connections.accepted(stream, data))
         .workers(WORKERS)
         .disable_signals()
         .max_connections(CONNECTIONS_MAX)
@@ -90,10 +106,8 @@ pub fn serve(listen: Listen, shared: Shared) -> io::Result<Server> {
         Some(tls) => server.bind_rustls_0_23(&listen.address, tls)?,
         None => server.bind(&listen.address)?,
     };
-    for address in server.addrs() {
-        tracing::info!(%address, "listening");
-    }
-    Ok(server.run())
+    let addresses = server.addrs();
+    Ok((server.run(), addresses))
 }
 
 fn routes(config: &mut web::ServiceConfig) {

@@ -97,8 +97,10 @@ pub async fn run(args: &args::Args) -> anyhow::Result<()> {
         leadership: leadership.clone(),
         runtime: tokio::runtime::Handle::current(),
         bodies: http::Budget::default(),
+        connections: Arc::default(),
         identity: identity.clone(),
     };
+    tasks.spawn(shared.connections.clone().sweep());
     if let Some(identity) = identity {
         tasks.spawn(identity.follow());
     }

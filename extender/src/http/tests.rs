@@ -47,6 +47,7 @@ pub(crate) fn world_on(api: FakeApi, index: Index, identity: Option<&str>) -> Wo
             leadership,
             runtime,
             bodies: Budget::default(),
+            connections: Arc::default(),
             identity: None,
         },
     }
