@@ -17,8 +17,9 @@ use tracing::error;
 use crate::args::{Args, Print};
 use crate::assemble::assemble;
 use crate::history::History;
+use crate::plugin;
 use crate::probe::Probe;
-use crate::publish::{Cluster, Observation, Publisher};
+use crate::publish::{Cluster, Given, Observation, Publisher};
 
 /// Does what the command line says.
 ///
@@ -73,8 +74,11 @@ async fn publish_once(args: &Args) -> anyhow::Result<()> {
 
 /// Until a signal ends it.
 async fn publish(args: &Args) -> anyhow::Result<()> {
-    let publisher = publisher(args).await?;
+    let cluster = Cluster::connect(args.kubeconfig.as_deref()).await?;
     let (sender, observations) = watch::channel(None);
+    let (giver, given) = watch::channel(None);
+    let serving = serve(args, &cluster, &observations, giver);
+    let publisher = Publisher::new(cluster, args.node_name());
     let probe = Probe::new(args.source());
     let every = args.poll_every();
     // not joined: a probe that hangs in a driver must not keep the process from ending
@@ -85,9 +89,31 @@ async fn publish(args: &Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
-        () = publisher.run(observations) => anyhow::bail!("the probing thread ended"),
+        () = serving => anyhow::bail!("the device plugin ended"),
+        () = publisher.run(observations, given) => anyhow::bail!("the probing thread ended"),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
+    }
+}
+
+/// Never ends where the command line does not ask for it.
+fn serve(
+    args: &Args,
+    cluster: &Cluster,
+    observations: &watch::Receiver<Option<Observation>>,
+    given: watch::Sender<Option<Given>>,
+) -> impl Future<Output = ()> + use<> {
+    let settings = args.plugin.settings();
+    let (client, node) = (cluster.client(), args.node_name());
+    let observations = observations.clone();
+    async move {
+        match settings {
+            Some(settings) => plugin::run(settings, client, node, observations, given).await,
+            None => {
+                let _held: watch::Sender<_> = given;
+                std::future::pending::<()>().await;
+            }
+        }
     }
 }
 

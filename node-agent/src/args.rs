@@ -1,5 +1,7 @@
 //! The command line.
 
+mod plugin;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,6 +9,7 @@ use berth_topology::ids::NodeName;
 use clap::{Parser, ValueEnum};
 
 use crate::probe::{Paths, Source};
+pub use plugin::{NumaHints, PluginArgs};
 
 /// The client logs each failure that we log too, with what was tried.
 const DEFAULT_LOG: &str = "info,kube_client=off";
@@ -42,6 +45,9 @@ pub struct Args {
     /// Seconds between two probes.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub poll: u64,
+    /// How GPUs are given to containers.
+    #[command(flatten)]
+    pub plugin: PluginArgs,
     /// What is logged to standard error: `warn`, `info`, `debug`, or tracing's filters.
     #[arg(long, env = "RUST_LOG", default_value = DEFAULT_LOG, value_name = "FILTER")]
     pub log: String,

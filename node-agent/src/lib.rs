@@ -7,6 +7,7 @@
 //! * [`probe`]: asks the machine; each answer may be a failure, which is kept as one
 //! * [`assemble`]: derives the topology from the answers; pure
 //! * [`history`]: what one probe alone cannot know: PCIe links wake up, GPUs get lost
+//! * [`plugin`]: serves the GPUs to the kubelet, where that is asked for, and tells what it gave
 //! * [`publish`]: writes what changed, and a Lease that shows that this agent lives
 //!
 //! A machine that cannot be read is published as such: no answer of NVML, sysfs, hwloc or the API
@@ -16,5 +17,6 @@ pub mod agent;
 pub mod args;
 pub mod assemble;
 pub mod history;
+pub mod plugin;
 pub mod probe;
 pub mod publish;

@@ -15,9 +15,13 @@ mod cluster;
 mod merge;
 mod plan;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use berth_topology::ids::NodeName;
+use berth_topology::allocation::Allocation;
+use berth_topology::gpu::Sharing;
+use berth_topology::ids::{GpuUuid, NodeName};
+use berth_topology::kubelet::Plugin;
 use berth_topology::lease::RENEW_EVERY_SECONDS;
 use berth_topology::node::Status;
 use tokio::sync::watch;
@@ -45,6 +49,17 @@ pub struct Observation {
     pub at: Instant,
 }
 
+/// What the kubelet was seen to give, and on whose behalf.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    /// Who serves each resource.
+    pub plugins: Vec<Plugin>,
+    /// What containers hold.
+    pub allocations: Vec<Allocation>,
+    /// GPUs that several pods may hold at once, with how many.
+    pub shares: BTreeMap<GpuUuid, u32>,
+}
+
 /// Keeps one node's objects as they should be.
 #[derive(Debug)]
 pub struct Publisher {
@@ -54,6 +69,8 @@ pub struct Publisher {
     /// Whether `history` knows what an earlier run of the agent published.
     recalled: bool,
     latest: Option<Observation>,
+    /// Absent while nobody looks at the kubelet: what others wrote of it then stays.
+    given: Option<Given>,
     /// `latest` completed by `history`.
     wanted: Option<Status>,
     /// The cluster's side, as of the last look and the answers to our writes since.
@@ -74,6 +91,7 @@ impl Publisher {
             history: History::default(),
             recalled: false,
             latest: None,
+            given: None,
             wanted: None,
             seen: Seen::default(),
             looked_at: None,
@@ -81,8 +99,13 @@ impl Publisher {
         }
     }
 
-    /// Publishes each observation until their sender is gone. No failure ends it.
-    pub async fn run(mut self, mut observations: watch::Receiver<Option<Observation>>) {
+    /// Publishes each observation, and what the kubelet gives, until a sender is gone. No failure
+    /// ends it.
+    pub async fn run(
+        mut self,
+        mut observations: watch::Receiver<Option<Observation>>,
+        mut given: watch::Receiver<Option<Given>>,
+    ) {
         let mut backoff = Backoff::default();
         let mut wake_at = Instant::now();
         loop {
@@ -94,6 +117,16 @@ impl Publisher {
                     if let Some(observation) = observations.borrow_and_update().clone() {
                         self.observe(observation);
                     }
+                    if backoff.is_waiting() {
+                        continue;
+                    }
+                }
+                changed = given.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.given.clone_from(&given.borrow_and_update());
+                    self.observe_again();
                     if backoff.is_waiting() {
                         continue;
                     }
@@ -124,6 +157,13 @@ impl Publisher {
         self.latest = Some(observation);
     }
 
+    /// What the kubelet gives has changed, the machine has not.
+    fn observe_again(&mut self) {
+        if let Some(latest) = self.latest.take() {
+            self.observe(latest);
+        }
+    }
+
     /// Brings the cluster in line with what was seen last, and renews the Lease if that is due.
     ///
     /// # Errors
@@ -144,7 +184,11 @@ impl Publisher {
 
     fn complete(&mut self, observation: &Observation) -> Status {
         let now = jiff::Timestamp::now().to_string();
-        self.history.complete(observation.status.clone(), &now)
+        let mut status = observation.status.clone();
+        if let Some(given) = &self.given {
+            given.add_to(&mut status);
+        }
+        self.history.complete(status, &now)
     }
 
     /// The first look shows what an earlier run of this agent saw since boot.
@@ -179,7 +223,11 @@ impl Publisher {
             return Ok(());
         };
         for _ in 0..WRITES_MAX {
-            let Some(write) = plan::next_topology_write(&self.name, &self.seen, wanted) else {
+            let wanted = match &self.given {
+                Some(_) => wanted.clone(),
+                None => plan::with_allocations_of(&self.seen, wanted),
+            };
+            let Some(write) = plan::next_topology_write(&self.name, &self.seen, &wanted) else {
                 break;
             };
             info!(
@@ -224,6 +272,22 @@ impl Publisher {
             self.seen.node = Some(self.cluster.write_labels(&self.name, &patch).await?);
         }
         Ok(())
+    }
+}
+
+// === impl Given ===
+
+impl Given {
+    fn add_to(&self, status: &mut Status) {
+        status.plugins.clone_from(&self.plugins);
+        status.allocations.clone_from(&self.allocations);
+        for gpu in &mut status.gpus {
+            gpu.sharing = self.shares.get(&gpu.uuid).map(|replicas| Sharing {
+                // devices of both are named alike
+                kind: "time-slicing or mps".to_owned(),
+                replicas: *replicas,
+            });
+        }
     }
 }
 

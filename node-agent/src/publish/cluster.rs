@@ -22,6 +22,7 @@ const CALL_SECONDS_MAX: u64 = 10;
 /// The API server, and the three kinds of objects that an agent touches.
 #[derive(Clone)]
 pub struct Cluster {
+    client: Client,
     nodes: Api<Node>,
     topologies: Api<NodeTopology>,
     leases: Api<Lease>,
@@ -92,8 +93,15 @@ impl Cluster {
         Ok(Self {
             nodes: Api::all(client.clone()),
             topologies: Api::all(client.clone()),
-            leases: Api::namespaced(client, names::NAMESPACE),
+            leases: Api::namespaced(client.clone(), names::NAMESPACE),
+            client,
         })
+    }
+
+    /// For who reads other kinds of objects.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.client.clone()
     }
 
     /// The Node; only its metadata is read.

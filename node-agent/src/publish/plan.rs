@@ -73,6 +73,21 @@ pub(crate) fn next_topology_write(name: &NodeName, seen: &Seen, wanted: &Status)
     status_patch(topology, wanted).map(Write::Status)
 }
 
+/// `wanted` with the allocations that are published: an agent that does not look at the kubelet leaves
+/// them to who does.
+pub(crate) fn with_allocations_of(seen: &Seen, wanted: &Status) -> Status {
+    let published = seen
+        .topology
+        .as_ref()
+        .and_then(|topology| topology.status.as_ref());
+    Status {
+        allocations: published
+            .map(|status| status.allocations.clone())
+            .unwrap_or_default(),
+        ..wanted.clone()
+    }
+}
+
 /// The merge patch of the Node's labels: ours that are no longer true go, others are left alone.
 pub(crate) fn next_label_write(seen: &Seen, wanted: &Status) -> Option<Value> {
     let node = seen.node.as_ref()?;
@@ -106,14 +121,6 @@ fn empty(name: &NodeName, node: &SeenNode) -> NodeTopology {
 /// Sent with the version that it was made from: a write of somebody else in between is a conflict.
 fn status_patch(seen: &SeenTopology, wanted: &Status) -> Option<Value> {
     let before = seen.status.as_ref();
-    // this agent does not read the kubelet's allocations; who writes them knows them
-    let allocations = before
-        .map(|status| status.allocations.clone())
-        .unwrap_or_default();
-    let wanted = Status {
-        allocations,
-        ..wanted.clone()
-    };
     if before.is_some_and(|before| before.without_volatile() == wanted.without_volatile()) {
         return None;
     }
@@ -124,7 +131,7 @@ fn status_patch(seen: &SeenTopology, wanted: &Status) -> Option<Value> {
         "apiVersion": names::SCHEMA,
         "kind": "NodeTopology",
         "metadata": {"resourceVersion": seen.resource_version},
-        "status": merge::patch(&from, &document(&wanted))?,
+        "status": merge::patch(&from, &document(wanted))?,
     }))
 }
 
@@ -248,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn allocations_that_another_wrote_stay() {
+    fn allocations_that_another_wrote_stay_unless_we_know_them() {
         let allocations = vec![Allocation {
             name: "pod".into(),
             ..Allocation::default()
@@ -261,7 +268,15 @@ mod tests {
             node: Some(node("u")),
             topology: Some(topology("u", Some(published))),
         };
-        check(seen, &status("a"), expect!["nothing"]);
+        let kept = with_allocations_of(&seen, &status("a"));
+        check(seen.clone(), &kept, expect!["nothing"]);
+        check(
+            seen,
+            &status("a"),
+            expect![[
+                r#"status {"apiVersion":"berth.dev/v1alpha1","kind":"NodeTopology","metadata":{"resourceVersion":"7"},"status":{"allocations":null}}"#
+            ]],
+        );
     }
 
     #[test]
