@@ -122,7 +122,8 @@ pub fn merits(
     if !ask.wants_gpus() {
         return vec![None; names.len()];
     }
-    let pull = Pull::of(snapshot, ask.group.as_deref());
+    let candidates = names.iter().filter_map(|name| snapshot.node(name));
+    let pull = Pull::of(snapshot, ask, candidates);
     let mut judge = Judge::new(snapshot, ask);
     let merit = |name: &&str| {
         let node = snapshot.node(name);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use berth_topology::allocation::Allocation;
 use berth_topology::assignment::{Assignment, ContainerAssignment, Rank};
 use berth_topology::cpus::CpuList;
-use berth_topology::gpu::{Gpu, GpuNvLink, Health, HealthState, Mig, MigInstance};
+use berth_topology::gpu::{Fabric, Gpu, GpuNvLink, Health, HealthState, Mig, MigInstance};
 use berth_topology::ids::{GpuIndex, GpuUuid, NumaId, PodUid};
 use berth_topology::kubelet::{Kubelet, Plugin, PluginOwner};
 use berth_topology::link::{Link, PairNvLink, Path, Via};
@@ -136,6 +136,28 @@ pub fn partitioned(name: &str, parted: &[usize]) -> Status {
         });
     }
     status
+}
+
+/// The node's GPUs are members of that NVLink fabric clique.
+pub fn in_clique(index: &mut Index, name: &str, clique_id: u32, state: &str) {
+    let mut member = topology(name);
+    let fabric = Fabric {
+        cluster_uuid: "3f0e".to_owned(),
+        clique_id,
+        state: state.to_owned(),
+    };
+    for gpu in &mut member.status.get_or_insert_default().gpus {
+        gpu.fabric = Some(fabric.clone());
+    }
+    index.apply_topology(&member);
+}
+
+/// The Node of that name, in that rack.
+pub fn in_rack(name: &str, rack: &str) -> Node {
+    let mut node = node(name);
+    let labels = [("topology.kubernetes.io/rack".to_owned(), rack.to_owned())];
+    node.metadata.labels = Some(labels.into());
+    node
 }
 
 /// A pending pod `ns/NAME` with uid `u-NAME` whose one container `c` wants that many GPUs.

@@ -1,6 +1,8 @@
-//! Pods that work together, and where those of them that have a node pull the others.
+//! Pods that work together, where those of them that have a node pull the others, and where the first
+//! goes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use berth_topology::claim::PodClaim;
@@ -8,9 +10,17 @@ use berth_topology::node::Status;
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
+use crate::decide::Ask;
 use crate::node::NodeState;
 use crate::score::{GROUP_FABRIC, GROUP_RACK};
 use crate::snapshot::Snapshot;
+
+mod awaited;
+mod first;
+
+pub use awaited::Awaited;
+pub(crate) use awaited::waiting;
+use first::First;
 
 /// What a node's rack is called unless configured otherwise.
 pub const DEFAULT_RACK_LABEL: &str = "topology.kubernetes.io/rack";
@@ -38,25 +48,29 @@ enum Name {
 }
 
 /// An NVLink fabric clique: its members reach each other by NVLink, on whichever node.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Clique {
     cluster_uuid: String,
     clique_id: u32,
+    /// Of the two above, worked out once: every request looks at the clique of every node.
+    digest: u64,
 }
 
 /// Where the placed pods of one group are.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pull {
+#[derive(Clone, Debug, Default)]
+pub struct Pull<'a> {
     member_count: usize,
-    by_fabric: HashMap<Fabric, usize>,
-    by_rack: HashMap<Arc<str>, usize>,
+    by_fabric: HashMap<Fabric<'a>, usize>,
+    by_rack: HashMap<&'a str, usize>,
+    /// Where nobody has a place yet; absent for a pod without a group.
+    first: Option<First<'a>>,
 }
 
 /// What pods reach each other in without a network. A node without a fabric is one of its own.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Fabric {
-    Clique(Clique),
-    Node(Arc<str>),
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Fabric<'a> {
+    Clique(&'a Clique),
+    Node(&'a str),
 }
 
 // === impl Group ===
@@ -101,20 +115,40 @@ impl Clique {
         let is_member = first.state == REGISTERED && is_named;
         let is_same = usable.all(|gpu| gpu.fabric.as_ref() == Some(first));
         (is_member && is_same).then(|| Self {
+            digest: digest(&first.cluster_uuid, first.clique_id),
             cluster_uuid: first.cluster_uuid.clone(),
             clique_id: first.clique_id,
         })
     }
 }
 
+impl Hash for Clique {
+    fn hash<H: Hasher>(&self, to: &mut H) {
+        self.digest.hash(to);
+    }
+}
+
+fn digest(cluster_uuid: &str, clique_id: u32) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (cluster_uuid, clique_id).hash(&mut hasher);
+    hasher.finish()
+}
+
 // === impl Pull ===
 
-impl Pull {
-    /// Where the other pods of the group are, those whose bind is under way included.
+impl<'a> Pull<'a> {
+    /// Where the other pods of the group are, those whose bind is under way included; where there are
+    /// none, how much room the group would find around each of the candidates.
     #[must_use]
-    pub fn of(snapshot: &Snapshot, group: Option<&Group>) -> Self {
+    pub fn of(
+        snapshot: &'a Snapshot,
+        ask: &'a Ask,
+        candidates: impl Iterator<Item = &'a Arc<NodeState>>,
+    ) -> Self {
         let mut pull = Self::default();
-        let Some(group) = group else { return pull };
+        let Some(group) = ask.group.as_deref() else {
+            return pull;
+        };
         for node in snapshot.nodes() {
             let is_member = |holder: &&_| is_of(holder, group);
             let count = node.holders.iter().filter(is_member).count();
@@ -123,16 +157,22 @@ impl Pull {
             }
             pull.member_count += count;
             *pull.by_fabric.entry(Fabric::of(node)).or_default() += count;
-            if let Some(rack) = &node.rack {
-                *pull.by_rack.entry(rack.clone()).or_default() += count;
+            if let Some(rack) = node.rack.as_deref() {
+                *pull.by_rack.entry(rack).or_default() += count;
             }
+        }
+        if pull.member_count == 0 {
+            pull.first = Some(First::of(snapshot, ask, group, candidates));
         }
         pull
     }
 
-    /// What the group gives that node: everything where nobody has a place yet.
+    /// What the group gives that node; everything to a pod without one.
     #[must_use]
-    pub fn on(&self, node: &NodeState) -> u32 {
+    pub fn on(&self, node: &'a NodeState) -> u32 {
+        if let Some(first) = &self.first {
+            return first.on(node);
+        }
         if self.member_count == 0 {
             return GROUP_FABRIC + GROUP_RACK;
         }
@@ -141,24 +181,60 @@ impl Pull {
             u32::try_from(part).unwrap_or(weight)
         };
         let in_fabric = self.by_fabric.get(&Fabric::of(node));
-        let in_rack = node.rack.as_ref().and_then(|rack| self.by_rack.get(rack));
+        let in_rack = node.rack.as_deref();
+        let in_rack = in_rack.and_then(|rack| self.by_rack.get(rack));
         share(GROUP_FABRIC, in_fabric.copied().unwrap_or(0))
             + share(GROUP_RACK, in_rack.copied().unwrap_or(0))
     }
 }
 
-pub(crate) fn is_of(holder: &Arc<crate::pod::Holder>, group: &Group) -> bool {
+/// Nodes beside those that were asked about on which [`Pull`] depends: where pods of the group are, or
+/// while there are none, nodes in the same cliques and racks. By name.
+pub(crate) fn peers<'a>(
+    snapshot: &'a Snapshot,
+    ask: &Ask,
+    candidates: impl Iterator<Item = &'a Arc<NodeState>> + Clone,
+) -> Vec<Arc<NodeState>> {
+    let Some(group) = ask.group.as_deref() else {
+        return Vec::new();
+    };
+    let has_member =
+        |node: &&Arc<NodeState>| node.holders.iter().any(|holder| is_of(holder, group));
+    let clique = |node: &'a NodeState| node.topology.as_ref()?.clique.as_ref();
+    let asked: HashSet<_> = candidates.clone().map(Arc::as_ptr).collect();
+    if asked.len() == snapshot.nodes.len() {
+        return Vec::new();
+    }
+    let is_first = !snapshot.nodes().any(|node| has_member(&node));
+    let cliques: HashSet<_> = candidates.clone().filter_map(|node| clique(node)).collect();
+    let racks: HashSet<_> = candidates.filter_map(|node| node.rack.as_deref()).collect();
+    let is_near = |node: &&'a Arc<NodeState>| {
+        let rack = node.rack.as_deref();
+        rack.is_some_and(|rack| racks.contains(rack))
+            || clique(node).is_some_and(|clique| cliques.contains(clique))
+    };
+    let others = snapshot
+        .nodes()
+        .filter(|node| !asked.contains(&Arc::as_ptr(node)));
+    let counts = others.filter(|node| match is_first {
+        true => is_near(node),
+        false => has_member(node),
+    });
+    let mut peers: Vec<Arc<NodeState>> = counts.cloned().collect();
+    peers.sort_by(|a, b| a.name.cmp(&b.name));
+    peers
+}
+
+fn is_of(holder: &Arc<crate::pod::Holder>, group: &Group) -> bool {
     holder.group.as_deref() == Some(group)
 }
 
 // === impl Fabric ===
 
-impl Fabric {
-    fn of(node: &NodeState) -> Self {
-        let clique = node
-            .topology
-            .as_ref()
-            .and_then(|known| known.clique.clone());
-        clique.map_or_else(|| Self::Node(node.name.clone()), Self::Clique)
+impl<'a> Fabric<'a> {
+    fn of(node: &'a NodeState) -> Self {
+        let topology = node.topology.as_ref();
+        let clique = topology.and_then(|known| known.clique.as_ref());
+        clique.map_or_else(|| Self::Node(&node.name), Self::Clique)
     }
 }

@@ -19,7 +19,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use crate::budgets::Budgets;
 use crate::freshness::Freshness;
 use crate::gone::Gone;
-use crate::group::DEFAULT_RACK_LABEL;
+use crate::group::{self, Awaited, DEFAULT_RACK_LABEL};
 use crate::held::Held;
 use crate::hints::{Hint, Hints};
 use crate::node::{Hardware, Listed, NodeState, Room, Topology, listed};
@@ -47,6 +47,7 @@ pub struct Index {
     hints: Hints,
     held: Held,
     budgets: Arc<Budgets>,
+    awaited: Arc<Awaited>,
     freshness: Freshness,
     hardware: Hardware,
     silent: Silent,
@@ -121,6 +122,7 @@ impl Index {
             hints: Hints::default(),
             held: Held::default(),
             budgets: Arc::default(),
+            awaited: Arc::default(),
             freshness: Freshness::new(stale_after, now),
             hardware: Hardware::of_resource(resource),
             silent: Silent::default(),
@@ -336,6 +338,7 @@ impl Index {
             unconfirmed: unconfirmed.collect(),
             hinted: self.hints.hinted(now),
             budgets: self.budgets.clone(),
+            awaited: self.awaited.clone(),
             nodes: self.states.clone(),
             generation: self.generation,
         }
@@ -420,10 +423,16 @@ impl Index {
         if let Some(node) = record.awaited_node() {
             self.entry(node).nominees.insert(uid.clone());
         }
+        if let Some((group, gpu_count)) = group::waiting(&record) {
+            Arc::make_mut(&mut self.awaited).add(group, gpu_count);
+        }
         self.pods.insert(uid, record);
     }
 
     fn unlink(&mut self, record: &PodRecord) {
+        if let Some((group, gpu_count)) = group::waiting(record) {
+            Arc::make_mut(&mut self.awaited).remove(group, gpu_count);
+        }
         if let Some(node) = record.held_node() {
             self.change(node, |entry| {
                 entry.pods.remove(&record.holder.uid);

@@ -322,7 +322,8 @@ impl Record {
     fn bytes(&self) -> usize {
         let inputs = self.inputs().map_or(0, |inputs| {
             let offered = inputs.offered.as_ref().map_or(0, |offered| offered.bytes());
-            inputs.candidates.len() * (size_of::<Candidate>() + STATE_BYTES) + offered
+            let states = inputs.candidates.len() + inputs.peers.len();
+            states * (size_of::<Candidate>() + STATE_BYTES) + offered
         });
         let decided = match &self.decided {
             Decided::Filter { outcomes, reasons } => {

@@ -7,12 +7,13 @@
 //! | quality | [`QUALITY`] | the set is as good as the best that this model of machine can give |
 //! | link | [`LINK`] | every two GPUs of a group have NVLink; half for a PCIe switch, a quarter on one NUMA node |
 //! | kept | [`KEPT`] | the choice breaks no group that could be asked for next |
-//! | fabric | [`GROUP_FABRIC`] | all placed pods of the group are in the node's NVLink fabric clique |
-//! | rack | [`GROUP_RACK`] | all placed pods of the group are in the node's rack |
+//! | fabric | [`GROUP_FABRIC`] | all placed pods of the group are in the node's NVLink fabric clique; of the first, all the others find room there |
+//! | rack | [`GROUP_RACK`] | all placed pods of the group are in the node's rack; of the first, all the others find room there |
 //! | room | [`ROOM`] | nothing stays free (packing), or everything does (spreading) |
 //!
-//! A pod without a group, and the first of a group, has the group's shares everywhere. With
-//! spreading the share `kept` goes to room as well: it would pull towards nodes in use.
+//! A pod without a group has the group's shares everywhere. The first of a group has of them what part
+//! of the group (all its pods that wait, [`crate::group::Awaited`]) the node's clique and rack have
+//! room for; of cliques with room for all one is preferred ([`GROUP_TOGETHER`]). With spreading the share `kept` goes to room as well: it would pull towards nodes in use.
 //!
 //! A pod that wishes for a link has the merits of nodes that meet it moved above all others'
 //! ([`WISH_MET_MIN`]), so that no sum of other shares outweighs the wish.
@@ -44,6 +45,13 @@ pub const KEPT: u32 = 150;
 /// Between pods a fabric is several times faster than the network: worth half of the quality inside
 /// the pod, so a set of half the quality inside the clique equals a full one outside.
 pub const GROUP_FABRIC: u32 = 150;
+/// Of that, what the first pod of a group has in one place alone: the smallest clique, or else rack, that
+/// has room for all its pods. More than [`ROOM`]: all of them may be scored before one is placed, and
+/// must not be packed onto fuller nodes of different cliques.
+pub const GROUP_TOGETHER: u32 = 60;
+/// The same where no other pod of the group is known yet: for the clique with the most room. Less than
+/// one GPU of eight is worth in [`ROOM`], so that it decides between equals only.
+pub const GROUP_ROOMY: u32 = 5;
 /// Fewer hops of the same network: worth something, and less than anything above.
 pub const GROUP_RACK: u32 = 50;
 /// Decides only between nodes that are as good otherwise.

@@ -8,6 +8,7 @@ use berth_topology::ids::PodUid;
 use serde::{Deserialize, Serialize};
 
 use crate::budgets::Budgets;
+use crate::group::Awaited;
 use crate::hints::Hinted;
 use crate::node::NodeState;
 use crate::record::shared;
@@ -30,6 +31,9 @@ pub struct Snapshot {
     /// Disruption budgets. Filter, prioritize and bind do not look at them.
     #[serde(skip)]
     pub budgets: Arc<Budgets>,
+    /// What pods of each group still ask for.
+    #[serde(default, with = "shared", skip_serializing_if = "is_none_awaited")]
+    pub awaited: Arc<Awaited>,
     /// Grows whenever a node changes.
     pub generation: u64,
 }
@@ -47,7 +51,7 @@ impl Snapshot {
         self.nodes.values()
     }
 
-    /// All of it but the nodes.
+    /// All of it but the nodes, and what only other questions depend on.
     #[must_use]
     pub fn without_nodes(&self) -> Self {
         Self {
@@ -56,6 +60,7 @@ impl Snapshot {
             unconfirmed: self.unconfirmed.clone(),
             hinted: self.hinted.clone(),
             budgets: Arc::default(),
+            awaited: Arc::default(),
             generation: self.generation,
         }
     }
@@ -78,6 +83,10 @@ impl Snapshot {
     pub fn unconfirmed(&self, uid: &PodUid) -> Option<&str> {
         self.unconfirmed.get(uid).map(String::as_str)
     }
+}
+
+fn is_none_awaited(awaited: &Arc<Awaited>) -> bool {
+    awaited.is_empty()
 }
 
 /// Node, pod and the GPUs as a number whose bits are their positions, one by one.

@@ -1,6 +1,5 @@
 //! What one decision was made from.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use berth_placement::HeldCpus;
@@ -10,7 +9,7 @@ use super::{Asked, Offered};
 use crate::bind::Error::{NoNode, Refused, TooLong};
 use crate::bind::{self, Prepared};
 use crate::decide::{Ask, Preference};
-use crate::group::{self, Group};
+use crate::group;
 use crate::node::NodeState;
 use crate::snapshot::Snapshot;
 
@@ -19,7 +18,7 @@ use crate::snapshot::Snapshot;
 pub struct Inputs {
     /// In the order that they were sent.
     pub candidates: Vec<Candidate>,
-    /// Other nodes that count: those where pods of the same group are.
+    /// Other nodes that count: those where pods of the same group are, or could be.
     pub peers: Vec<Arc<NodeState>>,
     /// The snapshot without its nodes.
     pub view: Snapshot,
@@ -67,8 +66,15 @@ impl Inputs {
         };
         Self {
             candidates: names.iter().map(candidate).collect(),
-            peers: peers(snapshot, ask.group.as_deref(), names),
-            view: snapshot.without_nodes(),
+            peers: group::peers(
+                snapshot,
+                ask,
+                names.iter().filter_map(|name| snapshot.node(name)),
+            ),
+            view: Snapshot {
+                awaited: Arc::new(snapshot.awaited.only(ask.group.as_deref())),
+                ..snapshot.without_nodes()
+            },
             preference,
             offered: None,
         }
@@ -165,7 +171,9 @@ impl Inputs {
         let nodes = candidates.chain(peers);
         let nodes = nodes.map(|(name, state)| view(name, state).unwrap_or_default());
         let unconfirmed = self.view.unconfirmed(&asked.uid).unwrap_or_default();
-        let head = format!("{} {:?} {unconfirmed}", asked.pod, self.preference);
+        let awaited = serde_json::to_string(&*self.view.awaited).unwrap_or_default();
+        let (pod, preference) = (&asked.pod, self.preference);
+        let head = format!("{pod} {preference:?} {unconfirmed} {awaited}");
         let states = self.candidates.iter().filter_map(Candidate::state);
         let offered = self.offered.as_ref().map(|offered| offered.text(states));
         let parts = std::iter::once(head.into_bytes())
@@ -176,25 +184,6 @@ impl Inputs {
             parts.fold(FNV_BASIS, |hash, part| fnv1a(hash, &part))
         )
     }
-}
-
-/// Nodes with pods of the group that are not among the names.
-fn peers(snapshot: &Snapshot, group: Option<&Group>, names: &[&str]) -> Vec<Arc<NodeState>> {
-    let Some(group) = group else {
-        return Vec::new();
-    };
-    let names: HashSet<&str> = names.iter().copied().collect();
-    let others = snapshot.nodes().filter(|node| !names.contains(&*node.name));
-    let mut peers: Vec<Arc<NodeState>> = others
-        .filter(|node| {
-            node.holders
-                .iter()
-                .any(|holder| group::is_of(holder, group))
-        })
-        .cloned()
-        .collect();
-    peers.sort_by(|a, b| a.name.cmp(&b.name));
-    peers
 }
 
 const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;

@@ -199,6 +199,50 @@ proptest! {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// So is where pods of a group are drawn to, though it depends on nodes that are not asked about.
+    #[test]
+    fn a_snapshot_of_groups_replays(
+        residents in proptest::collection::vec(any_resident(), 0..6),
+        places in proptest::collection::vec((0_u32..3, 0_usize..3), 3),
+        waiting in proptest::collection::vec((1_usize..9, any::<bool>()), 1..5),
+        asked in proptest::sample::subsequence(NODES.to_vec(), 1..4),
+    ) {
+        let mut index = populated(&residents, None);
+        for (node, (clique, rack)) in NODES.iter().zip(places) {
+            if clique > 0 {
+                in_clique(&mut index, node, clique, "completed");
+            }
+            if rack > 0 {
+                index.apply_node(&in_rack(node, ["r1", "r2"][rack - 1]));
+            }
+        }
+        let of_group = |number: usize, count: usize| {
+            annotated(pod(&format!("p{number}"), count), "berth.dev/group", "g")
+        };
+        let pods = waiting.iter().enumerate();
+        for (number, (count, _)) in pods.clone() {
+            index.apply_pod(&of_group(number, *count));
+        }
+        let mut recorder = Recorder::new(index);
+        for (number, (count, is_bound)) in pods {
+            let pod = of_group(number, *count);
+            recorder.prioritize(&pod, &asked, Preference::Pack);
+            if *is_bound {
+                recorder.bind(&pod, asked[0]);
+            }
+        }
+        let opened = recorder.reopened();
+        for (record, kept) in opened.records.iter().zip(recorder.records.iter()) {
+            let again = replay(record, RESOURCE).unwrap();
+            let is_same = again == Replayed::Same || record.inputs().is_none();
+            prop_assert!(is_same, "{:?} {:?}", again, record);
+            prop_assert_eq!(record.inputs_hash(), kept.inputs_hash());
+        }
+    }
+}
+
+proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
     /// So is every decision about MIG instances.
     #[test]

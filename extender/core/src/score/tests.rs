@@ -1,8 +1,7 @@
 //! Small clusters, and in which order their nodes come for a pod.
 
-use berth_topology::gpu::Fabric;
 use berth_topology::names;
-use k8s_openapi::api::core::v1::{Node, Pod, PodSchedulingGroup};
+use k8s_openapi::api::core::v1::{Pod, PodSchedulingGroup};
 use proptest::prelude::*;
 
 use super::*;
@@ -44,27 +43,6 @@ fn without_nvlink(index: &mut Index, name: &str, gpu_count: u32) {
     status.gpus.iter_mut().for_each(|gpu| gpu.nvlink = None);
     plain.status = Some(status);
     index.apply_topology(&plain);
-}
-
-/// The node's GPUs are members of that clique.
-fn in_clique(index: &mut Index, name: &str, clique_id: u32, state: &str) {
-    let mut member = topology(name);
-    let fabric = Fabric {
-        cluster_uuid: "3f0e".to_owned(),
-        clique_id,
-        state: state.to_owned(),
-    };
-    let gpus = &mut member.status.as_mut().unwrap().gpus;
-    gpus.iter_mut()
-        .for_each(|gpu| gpu.fabric = Some(fabric.clone()));
-    index.apply_topology(&member);
-}
-
-fn in_rack(name: &str, rack: &str) -> Node {
-    let mut node = node(name);
-    let labels = [("topology.kubernetes.io/rack".to_owned(), rack.to_owned())];
-    node.metadata.labels = Some(labels.into());
-    node
 }
 
 fn of_group(pod: Pod) -> Pod {
@@ -160,6 +138,95 @@ fn a_group_is_drawn_to_its_fabric_clique_then_to_its_rack() {
         "Succeeded",
     ));
     check(&mut index, &first, "a = b = c = d");
+}
+
+/// Nodes in cliques by number, where it is not 0, and racks where they are named.
+fn grouped(nodes: &[(&str, u32, &str)], waiting: &[&Pod]) -> Index {
+    let names: Vec<&str> = nodes.iter().map(|(name, ..)| *name).collect();
+    let mut index = cluster(&names);
+    for (name, clique, rack) in nodes {
+        if *clique > 0 {
+            in_clique(&mut index, name, *clique, "completed");
+        }
+        if !rack.is_empty() {
+            index.apply_node(&in_rack(name, rack));
+        }
+    }
+    for pod in waiting {
+        index.apply_pod(&of_group((*pod).clone()));
+    }
+    index
+}
+
+#[test]
+fn the_first_of_a_group_goes_where_the_others_find_room_though_fuller_nodes_are_elsewhere() {
+    let four = |name: &str| pod(name, 4);
+    let cliques = [("a", 1, ""), ("b", 1, ""), ("c", 2, ""), ("d", 2, "")];
+    let mut index = grouped(&cliques, &[&four("p"), &four("q"), &four("r"), &four("s")]);
+    for node in ["a", "b"] {
+        index.apply_pod(&bound(pod(&format!("on-{node}"), 4), node, &[0, 1, 2, 3]));
+    }
+    check(&mut index, &four("alone"), "a = b > c = d");
+    // Two quads are free in the first clique, and four are wanted.
+    check(&mut index, &of_group(four("p")), "c = d > a = b");
+    check(&mut index, &of_group(four("q")), "c = d > a = b");
+    index.delete_pod("u-r");
+    index.delete_pod("u-s");
+    check(&mut index, &of_group(four("p")), "a = b > c = d");
+}
+
+#[test]
+fn of_cliques_with_room_for_the_whole_group_the_smallest_is_taken_by_all_its_pods() {
+    let (p, q) = (pod("p", 8), pod("q", 8));
+    let large = [
+        ("a", 1, ""),
+        ("b", 1, ""),
+        ("c", 1, ""),
+        ("d", 2, ""),
+        ("e", 2, ""),
+    ];
+    let mut index = grouped(&large, &[&p, &q]);
+    check(&mut index, &of_group(p.clone()), "d = e > a = b = c");
+    // Of equal ones all pods take the same, packing or not.
+    let equal = [("a", 1, ""), ("b", 1, ""), ("c", 2, ""), ("d", 2, "")];
+    let mut index = grouped(&equal, &[&pod("p", 4), &pod("q", 4), &pod("r", 4)]);
+    index.apply_pod(&bound(pod("other", 4), "c", &[0, 1, 2, 3]));
+    check(&mut index, &of_group(pod("p", 4)), "c > d > a = b");
+    index.apply_pod(&bound(pod("more", 4), "d", &[0, 1, 2, 3]));
+    check(&mut index, &of_group(pod("q", 4)), "a = b > c = d");
+}
+
+#[test]
+fn half_a_place_is_none_and_silent_or_broken_nodes_have_none() {
+    let four = |name: &str| of_group(pod(name, 4));
+    let cliques = [("a", 1, ""), ("b", 1, ""), ("c", 2, ""), ("d", 2, "")];
+    let mut index = grouped(&cliques, &[&four("p"), &four("q"), &four("r")]);
+    // Six free GPUs hold one pod of four.
+    index.apply_pod(&bound(pod("x", 2), "a", &[0, 1]));
+    index.apply_pod(&bound(pod("y", 2), "b", &[0, 1]));
+    check(&mut index, &four("p"), "c = d > a = b");
+    index.delete_lease("d");
+    let order = order(&mut index, &four("p"), Preference::Pack);
+    assert!(!order.starts_with('c'), "{order}");
+}
+
+#[test]
+fn where_no_clique_has_room_for_the_group_a_rack_is_taken() {
+    let (p, q) = (pod("p", 8), pod("q", 8));
+    let racks = [("a", 0, "r2"), ("b", 0, "r1"), ("c", 0, "r1")];
+    let mut index = grouped(&racks, &[&p, &q]);
+    check(&mut index, &of_group(p.clone()), "b = c > a");
+    check(&mut index, &p, "a = b = c");
+}
+
+#[test]
+fn a_group_of_which_nobody_else_is_known_prefers_the_most_room_between_equals_only() {
+    let cliques = [("a", 1, ""), ("b", 1, ""), ("c", 2, ""), ("d", 2, "")];
+    let mut index = grouped(&cliques, &[]);
+    index.apply_pod(&bound(pod("full", 8), "b", &[0, 1, 2, 3, 4, 5, 6, 7]));
+    check(&mut index, &of_group(pod("p", 8)), "c = d > a");
+    index.apply_pod(&bound(pod("one", 1), "a", &[0]));
+    check(&mut index, &of_group(pod("p", 1)), "a > c = d");
 }
 
 #[test]
