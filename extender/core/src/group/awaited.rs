@@ -89,7 +89,6 @@ impl<'de> Deserialize<'de> for Awaited {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::fixtures::*;
     use crate::index::Index;
 
