@@ -50,6 +50,24 @@ pub struct Service {
 // === impl Service ===
 
 impl Service {
+    /// Answers from that index, for its resource, binds through that client, and evicts nobody.
+    #[must_use]
+    pub fn new(index: Index, client: kube::Client) -> Self {
+        let resource = index.resource.clone();
+        let index = Arc::new(Mutex::new(index));
+        let metrics: Arc<Metrics> = Arc::default();
+        Self {
+            binder: Binder::new(index.clone(), client, metrics.clone()),
+            index,
+            waiting: Arc::default(),
+            stranded: None,
+            decisions: Mutex::default(),
+            metrics,
+            resource,
+            preference: Preference::Pack,
+        }
+    }
+
     /// Which nodes fit the pod.
     #[must_use]
     pub fn filter(&self, args: ExtenderArgs) -> FilterResult {

@@ -66,26 +66,18 @@ pub async fn run(args: &args::Args) -> anyhow::Result<()> {
     let client = kube::Client::try_from(config)?;
     let mut index = Index::new(&args.resource, args.stale_after.0, Instant::now());
     index.rack_label.clone_from(&args.rack_label);
-    let index = Arc::new(Mutex::new(index));
     let leadership = Arc::new(Leadership::new(args.leader_identity()?, Instant::now()));
-    let metrics: Arc<metrics::Metrics> = Arc::default();
-    let binder = bind::Binder::new(index.clone(), client.clone(), metrics.clone())
-        .while_leading(leadership.clone());
-    let service = Arc::new(answer::Service {
-        index: index.clone(),
-        binder: binder.clone(),
-        waiting: Arc::default(),
-        stranded: args.preempt_for_topology.then(Arc::default),
-        decisions: Mutex::default(),
-        metrics,
-        resource: args.resource.clone(),
-        preference: args.preference(),
-    });
+    let mut service = answer::Service::new(index, client.clone());
+    service.binder = service.binder.while_leading(leadership.clone());
+    service.stranded = args.preempt_for_topology.then(Arc::default);
+    service.preference = args.preference();
+    let service = Arc::new(service);
+    let index = service.index.clone();
     let mut tasks = watch::spawn(&client, &index, &leadership, &service.metrics);
     leadership::spawn_look(&mut tasks, &leadership);
     if let Some(lease) = args.leader_lease() {
         leadership::spawn(&mut tasks, &client, lease, &leadership, &service.metrics);
-        leadership::spawn_say(&mut tasks, &client, lease, &leadership, &binder);
+        leadership::spawn_say(&mut tasks, &client, lease, &leadership, &service.binder);
     }
     if let Some(evictor) = evict::Evictor::new(client.clone(), &service, &leadership) {
         tasks.spawn(evictor.run());

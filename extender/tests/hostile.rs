@@ -3,12 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::OnceLock;
 
 use berth_extender::answer::Service;
-use berth_extender::bind::Binder;
 use berth_extender::wire::{self, ExtenderArgs, PreemptionArgs};
-use berth_extender_core::decide::Preference;
 use berth_extender_core::fixtures::{RESOURCE, cluster};
 use berth_extender_core::simulate::{self, Request};
 use berth_topology::assignment::Assignment;
@@ -111,18 +109,7 @@ fn service() -> Service {
     let _inside = runtime.enter();
     let client = kube::Config::new("http://127.0.0.1:1".parse().expect("the test can do this"));
     let client = kube::Client::try_from(client).expect("the test can do this");
-    let index = Arc::new(Mutex::new(cluster(&["n-0", "n-1", "n-2"])));
-    let metrics = Arc::default();
-    Service {
-        binder: Binder::new(index.clone(), client, Arc::clone(&metrics)),
-        index,
-        waiting: Arc::default(),
-        stranded: None,
-        decisions: Mutex::default(),
-        metrics,
-        resource: RESOURCE.to_owned(),
-        preference: Preference::Pack,
-    }
+    Service::new(cluster(&["n-0", "n-1", "n-2"]), client)
 }
 
 /// `None` where it is no request.

@@ -4,8 +4,6 @@ use actix_web::http::StatusCode;
 use actix_web::test::{TestRequest, call_service, init_service, read_body};
 use serde_json::{Value, json};
 
-use std::sync::Mutex;
-
 use super::*;
 use crate::fake_api::FakeApi;
 use crate::lock;
@@ -24,18 +22,7 @@ pub(crate) fn world(index: Index, identity: Option<&str>) -> World {
 
 /// An extender in front of that API server.
 pub(crate) fn world_on(api: FakeApi, index: Index, identity: Option<&str>) -> World {
-    let index = Arc::new(Mutex::new(index));
-    let metrics: Arc<crate::metrics::Metrics> = Arc::default();
-    let service = Service {
-        binder: crate::bind::Binder::new(index.clone(), api.client.clone(), metrics.clone()),
-        index,
-        waiting: Arc::default(),
-        stranded: None,
-        decisions: Mutex::default(),
-        metrics,
-        resource: RESOURCE.to_owned(),
-        preference: berth_extender_core::decide::Preference::Pack,
-    };
+    let service = Service::new(index, api.client.clone());
     let leadership = Arc::new(leadership(identity));
     lock(&leadership.fence).begin(Instant::now());
     lock(&leadership.fence).end();

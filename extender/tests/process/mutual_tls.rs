@@ -1,23 +1,15 @@
-//! The real binary over TLS: who shows no certificate of the right authority is not heard, and what
+//! Over TLS: who shows no certificate of the right authority is not heard, and what
 //! changes on the disk is used for the next connection.
 
-use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
+
+use crate::extender::Extender;
 
 /// The files are looked at every second; the rest is for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-struct Extender(Child, String);
-
-impl Drop for Extender {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn openssl(folder: &Path, line: &str) {
     let made = Command::new("openssl")
@@ -54,33 +46,13 @@ fn make(folder: &Path) {
 }
 
 fn start(files: &Path) -> Extender {
-    let kubeconfig = files.with_file_name("kubeconfig");
-    let nowhere = r#"{"apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "users": [{"name": "u", "user": {}}]}"#;
-    std::fs::write(&kubeconfig, nowhere).expect("a file can be written");
-    let mut process = Command::new(env!("CARGO_BIN_EXE_berth-extender"))
-        .args(["--listen", "127.0.0.1:0", "--kubeconfig"])
-        .arg(kubeconfig)
-        .arg("--tls-cert")
-        .arg(files.join("tls.crt"))
-        .arg("--tls-key")
-        .arg(files.join("tls.key"))
-        .arg("--client-ca")
-        .arg(files.join("ca.crt"))
-        .env("RUST_LOG", "info")
-        .env("NO_COLOR", "1")
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary is there");
-    let mut log = BufReader::new(process.stderr.take().expect("it is piped")).lines();
-    let line = log.find_map(|line| line.ok().filter(|line| line.contains("listening")));
-    // What it says later must not fill the pipe.
-    std::thread::spawn(move || log.for_each(drop));
-    let line = line.expect("it listens");
-    let (_, address) = line.rsplit_once("address=").expect("it says where");
-    Extender(process, address.trim().to_owned())
+    let flags = [
+        ("--tls-cert", "tls.crt"),
+        ("--tls-key", "tls.key"),
+        ("--client-ca", "ca.crt"),
+    ];
+    let args = flags.map(|(flag, name)| format!("{flag}={}", files.join(name).display()));
+    Extender::start(files.parent().expect("it lies in a folder"), args)
 }
 
 /// What curl gets that trusts that folder's authority, and shows that folder's certificate.
@@ -92,7 +64,7 @@ fn curl(extender: &Extender, trusts: &Path, shows: Option<&Path>, path: &str) ->
         command.arg("--cert").arg(folder.join("client.crt"));
         command.arg("--key").arg(folder.join("client.key"));
     }
-    command.arg(format!("https://{}{path}", extender.1));
+    command.arg(format!("https://{}{path}", extender.address));
     command.output().expect("curl is there")
 }
 

@@ -1,55 +1,28 @@
-//! The real binary against callers that mean harm: everything ends, with a 4xx, and memory stays.
+//! Against callers that mean harm: everything ends, with a 4xx, and memory stays.
 //!
-//! There is no cluster, so the scheduler's verbs say 503 before they read anything; `/simulate` reads
-//! bodies by the same code and needs none.
+//! The scheduler's verbs say 503 before they read anything; `/simulate` reads bodies by the same code and
+//! needs no cluster.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::extender::Extender;
 
 /// Above every limit of the server, with room for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(40);
 /// 91 MiB were seen. Five million empty pods, decoded, would be gigabytes.
 const RESIDENT_KIB_MAX: u64 = 300 << 10;
 
-struct Extender {
-    process: Child,
-    address: String,
+fn start(folder: &TempDir) -> Extender {
+    Extender::start(folder.path(), [""; 0])
 }
 
 // === impl Extender ===
 
 impl Extender {
-    fn start(folder: &tempfile::TempDir) -> Self {
-        let kubeconfig = folder.path().join("kubeconfig");
-        let nowhere = r#"{"apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-            "users": [{"name": "u", "user": {}}]}"#;
-        std::fs::write(&kubeconfig, nowhere).expect("the test can do this");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_berth-extender"))
-            .args(["--listen", "127.0.0.1:0", "--kubeconfig"])
-            .arg(kubeconfig)
-            .env("RUST_LOG", "info")
-            .env("NO_COLOR", "1")
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the test can do this");
-        let mut log = BufReader::new(process.stderr.take().expect("the test can do this")).lines();
-        let line = log.find_map(|line| line.ok().filter(|line| line.contains("listening")));
-        // What it says later must not fill the pipe.
-        std::thread::spawn(move || log.for_each(drop));
-        let address = line
-            .expect("the test can do this")
-            .rsplit_once("address=")
-            .expect("the test can do this")
-            .1
-            .trim()
-            .to_owned();
-        Self { process, address }
-    }
-
     fn connect(&self) -> TcpStream {
         let connection = TcpStream::connect(&self.address).expect("the test can do this");
         connection
@@ -77,7 +50,7 @@ impl Extender {
     }
 
     fn peak_resident_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))
             .expect("the test can do this");
         let line = status
             .lines()
@@ -87,13 +60,6 @@ impl Extender {
             .trim_end_matches(" kB")
             .parse()
             .expect("the test can do this")
-    }
-}
-
-impl Drop for Extender {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
@@ -131,7 +97,7 @@ fn drip(mut connection: TcpStream, bytes: &[u8]) -> String {
 #[test]
 fn bodies_that_are_no_request_get_a_4xx_and_memory_stays() {
     let folder = tempfile::tempdir().expect("the test can do this");
-    let extender = Extender::start(&folder);
+    let extender = start(&folder);
     assert_eq!(extender.post(br#"{"nodes": [], "pods": []}"#), 200);
     let deep = [b"{\"pods\":".to_vec(), vec![b'['; 1 << 20]].concat();
     let many = [&b"{\"pods\":["[..], &b"{},".repeat(5 << 20), b"{}]}"].concat();
@@ -175,7 +141,7 @@ fn bodies_that_are_no_request_get_a_4xx_and_memory_stays() {
 #[test]
 fn heads_that_are_none_or_have_no_end_are_refused() {
     let folder = tempfile::tempdir().expect("the test can do this");
-    let extender = Extender::start(&folder);
+    let extender = start(&folder);
     let many = format!("GET /healthz HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(1_000));
     let large = format!(
         "GET /healthz HTTP/1.1\r\nA: {}\r\n\r\n",
@@ -201,7 +167,7 @@ fn heads_that_are_none_or_have_no_end_are_refused() {
 #[test]
 fn whoever_sends_a_byte_a_second_is_cut_off() {
     let folder = tempfile::tempdir().expect("the test can do this");
-    let extender = Extender::start(&folder);
+    let extender = start(&folder);
     let head = b"POST /simulate HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n";
     std::thread::scope(|scope| {
         scope.spawn(|| drip(extender.connect(), b"A"));
