@@ -9,8 +9,8 @@ use berth_extender_core::bind;
 use crate::bind::{Binder, Chosen};
 use crate::lock;
 use crate::metrics::{Format, Metrics};
-use crate::wire::{self, ExtenderArgs, FilterResult, HostPriority, PreemptionArgs, Reasons};
-use berth_extender_core::decide::{self, Ask, No, Preference, Verdicts};
+use crate::wire::{self, ExtenderArgs, FilterResult, HostPriority, PreemptionArgs};
+use berth_extender_core::decide::{self, Ask, Preference, Verdicts};
 use berth_extender_core::explain::{self, Explanation};
 use berth_extender_core::gauges::Gauges;
 use berth_extender_core::index::Index;
@@ -70,7 +70,7 @@ impl Service {
 
     /// Which nodes fit the pod.
     #[must_use]
-    pub fn filter(&self, args: ExtenderArgs) -> FilterResult {
+    pub fn filter<'a>(&self, args: &'a ExtenderArgs) -> FilterResult<'a> {
         let Some(pod) = &args.pod else {
             self.metrics.bad_request("filter");
             return FilterResult::failure(wire::Error::NoPod("filter").to_string());
@@ -79,26 +79,20 @@ impl Service {
         let now = Instant::now();
         let snapshot = self.snapshot(now);
         let is_over = || now.elapsed() > FILTER_TIME_MAX;
-        let names = args.names();
-        let verdicts = decide::filter_until(&snapshot, &ask, &names, is_over);
+        let offered = snapshot.named(args.names());
+        let verdicts = decide::filter_until(&snapshot, &ask, offered, is_over);
         if ask.wants_gpus() {
             self.hint_after_filter(&ask, &snapshot, &verdicts);
             self.remember(&ask, &verdicts, &snapshot);
-            let inputs = Inputs::of(&snapshot, &ask, &names, self.preference);
+            let inputs = Inputs::of(&snapshot, &ask, &verdicts.offered, self.preference);
             lock(&self.decisions).filtered(&Asked::of(pod), timestamp(), inputs, &verdicts);
         }
-        let answer = FilterResult::in_form_of(args, is_next(&verdicts));
-        let (failed, never) = sort_refused(verdicts.refused);
-        FilterResult {
-            failed_nodes: failed,
-            failed_and_unresolvable_nodes: never,
-            ..answer
-        }
+        FilterResult::of(args, &verdicts)
     }
 
     /// How well each node fits.
     #[must_use]
-    pub fn prioritize(&self, args: &ExtenderArgs) -> Vec<HostPriority> {
+    pub fn prioritize<'a>(&self, args: &'a ExtenderArgs) -> Vec<HostPriority<'a>> {
         let Some(pod) = &args.pod else {
             self.metrics.bad_request("prioritize");
             return Vec::new();
@@ -106,18 +100,20 @@ impl Service {
         let ask = Ask::of_pod(pod, &self.resource);
         let snapshot = self.snapshot(Instant::now());
         let names = args.names();
-        let scores = decide::prioritize(&snapshot, &ask, &names, self.preference);
+        let offered = snapshot.named(names.iter().copied());
+        let scores = decide::prioritize(&snapshot, &ask, &offered, self.preference);
         let hint = decide::hint(&snapshot, &ask, &scores);
         self.index().hint(&ask.uid, hint, Instant::now());
         if ask.wants_gpus() {
-            let inputs = Inputs::of(&snapshot, &ask, &names, self.preference);
+            let inputs = Inputs::of(&snapshot, &ask, &offered, self.preference);
             lock(&self.decisions).scored(&Asked::of(pod), timestamp(), inputs, &scores);
         }
         let priority = |(host, score)| HostPriority {
             host,
             score: i64::from(score).clamp(wire::SCORE_MIN, wire::SCORE_MAX),
         };
-        scores.into_iter().map(priority).collect()
+        let levels = scores.iter().map(|(_, score)| *score);
+        names.into_iter().zip(levels).map(priority).collect()
     }
 
     /// The nodes offered that fit once their victims are gone, each with its best victims.
@@ -244,28 +240,29 @@ impl Service {
     }
 
     /// A single node is not prioritized; what was shown before is out of date.
-    fn hint_after_filter(&self, ask: &Ask, snapshot: &Snapshot, verdicts: &Verdicts) {
-        let hint = match verdicts.feasible.as_slice() {
+    fn hint_after_filter(&self, ask: &Ask, snapshot: &Snapshot, verdicts: &Verdicts<'_>) {
+        let first: Vec<_> = verdicts.feasible().take(2).collect();
+        let hint = match first.as_slice() {
             only @ [_] => decide::hint(snapshot, ask, only),
             _ => None,
         };
         self.index().hint(&ask.uid, hint, Instant::now());
     }
 
-    fn remember(&self, ask: &Ask, verdicts: &Verdicts, snapshot: &Snapshot) {
+    fn remember(&self, ask: &Ask, verdicts: &Verdicts<'_>, snapshot: &Snapshot) {
         let mut by_kind: BTreeMap<&'static str, usize> = BTreeMap::new();
-        for (_, no) in &verdicts.refused {
+        for (_, no) in verdicts.refused() {
             *by_kind.entry(no.kind()).or_default() += 1;
         }
         for (kind, count) in by_kind {
             self.metrics.refused(kind, count);
         }
         if let Some(stranded) = &self.stranded {
-            lock(stranded).filtered(ask, verdicts, snapshot, Instant::now());
+            lock(stranded).filtered(ask, verdicts, Instant::now());
         }
-        if !verdicts.is_complete() && verdicts.feasible.is_empty() {
+        if !verdicts.is_complete() && verdicts.is_nowhere() {
             lock(&self.waiting).refused_early(ask, Instant::now());
-        } else if verdicts.feasible.is_empty() {
+        } else if verdicts.is_nowhere() {
             lock(&self.waiting).refused(ask, snapshot, Instant::now());
         } else {
             lock(&self.waiting).accepted(&ask.uid);
@@ -276,32 +273,4 @@ impl Service {
 /// Now, as records say it.
 fn timestamp() -> String {
     jiff::Timestamp::now().to_string()
-}
-
-/// Whether a node is feasible, asked in the order in which they were judged.
-fn is_next(verdicts: &Verdicts) -> impl FnMut(&str) -> bool {
-    let mut feasible = verdicts.feasible.iter().peekable();
-    move |name| feasible.next_if(|(next, _)| next == name).is_some()
-}
-
-/// Reasons by node: those that pods leaving could resolve, and those that nothing resolves.
-/// kube-scheduler tries preemption on the first only.
-fn sort_refused(refused: Vec<(String, No)>) -> (Reasons, Reasons) {
-    let mut sentences: Vec<(No, Arc<str>)> = Vec::new();
-    let (mut resolvable, mut never) = (Reasons::default(), Reasons::default());
-    for (name, no) in refused {
-        let of = match no.is_resolvable() {
-            true => &mut resolvable,
-            false => &mut never,
-        };
-        let known = sentences.iter().find(|(known, _)| *known == no);
-        let sentence = known.map(|(_, sentence)| sentence.clone());
-        let sentence = sentence.unwrap_or_else(|| {
-            let sentence: Arc<str> = no.to_string().into();
-            sentences.push((no, sentence.clone()));
-            sentence
-        });
-        of.0.push((name, sentence));
-    }
-    (resolvable, never)
 }

@@ -131,7 +131,7 @@ async fn filter(shared: Data<Shared>, payload: Payload) -> HttpResponse {
         Ok(request) => request,
         Err(refusal) => return refusal,
     };
-    let response = match shared.service.filter(args).encode(&body.bytes) {
+    let response = match shared.service.filter(&args).encode(&body.bytes) {
         Ok(answer) => HttpResponse::Ok()
             .content_type("application/json")
             .body(answer),
@@ -142,12 +142,16 @@ async fn filter(shared: Data<Shared>, payload: Payload) -> HttpResponse {
 }
 
 async fn prioritize(shared: Data<Shared>, payload: Payload) -> HttpResponse {
-    let answer = |service: &Service, args: wire::ExtenderArgs| service.prioritize(&args);
+    let answer = |service: &Service, args: &wire::ExtenderArgs| {
+        HttpResponse::Ok().json(service.prioritize(args))
+    };
     shared.answer("prioritize", payload, answer).await
 }
 
 async fn preempt(shared: Data<Shared>, payload: Payload) -> HttpResponse {
-    let answer = |service: &Service, args: wire::PreemptionArgs| service.preempt(&args);
+    let answer = |service: &Service, args: &wire::PreemptionArgs| {
+        HttpResponse::Ok().json(service.preempt(args))
+    };
     shared.answer("preempt", payload, answer).await
 }
 
@@ -206,22 +210,18 @@ impl Shared {
     }
 
     /// Times and encodes what `decide` says of the request.
-    async fn answer<Q, A>(
+    async fn answer<Q: wire::Bounded>(
         &self,
         verb: &'static str,
         payload: Payload,
-        decide: impl FnOnce(&Service, Q) -> A,
-    ) -> HttpResponse
-    where
-        Q: wire::Bounded,
-        A: serde::Serialize,
-    {
+        decide: impl FnOnce(&Service, &Q) -> HttpResponse,
+    ) -> HttpResponse {
         let started = Instant::now();
-        let request = match self.request(verb, payload).await {
+        let request: Q = match self.request(verb, payload).await {
             Ok(request) => request,
             Err(refusal) => return refusal,
         };
-        let response = HttpResponse::Ok().json(decide(&self.service, request));
+        let response = decide(&self.service, &request);
         self.service.metrics.request(verb, started.elapsed());
         response
     }

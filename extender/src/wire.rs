@@ -17,9 +17,12 @@ use k8s_openapi::api::core::v1::Pod;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+mod answer;
+mod bounds;
+mod names;
 mod whole;
 
-mod bounds;
+pub use names::Names;
 
 /// Worst score of a node (`MinExtenderPriority`).
 pub const SCORE_MIN: i64 = 0;
@@ -38,7 +41,7 @@ pub struct ExtenderArgs {
     pub nodes: Option<NodeList>,
     /// Names, where it is true.
     #[serde(default, alias = "nodeNames", alias = "nodenames")]
-    pub node_names: Option<Vec<String>>,
+    pub node_names: Option<Names>,
 }
 
 /// A `v1.NodeList`, of which only the names are kept.
@@ -62,32 +65,30 @@ struct ItemMetadata {
 }
 
 /// The answer of filter (`ExtenderFilterResult`).
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct FilterResult {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FilterResult<'a> {
     /// Feasible nodes by their place in the request, where nodes came whole: they go back as they came.
-    #[serde(skip)]
     pub nodes: Option<Vec<usize>>,
     /// Feasible nodes by name, where names came.
-    pub node_names: Option<Vec<String>>,
+    pub node_names: Option<Vec<&'a str>>,
     /// Refused, but pods that leave could help: preemption looks here only.
-    pub failed_nodes: Reasons,
+    pub failed_nodes: Reasons<'a>,
     /// Refused whatever leaves.
-    pub failed_and_unresolvable_nodes: Reasons,
+    pub failed_and_unresolvable_nodes: Reasons<'a>,
     /// Why there is no answer; empty when there is one.
     pub error: String,
 }
 
 /// Why not, by node, in the order sent (`FailedNodesMap`). Thousands of nodes share a few sentences.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reasons(pub Vec<(String, Arc<str>)>);
+pub struct Reasons<'a>(pub Vec<(&'a str, Arc<str>)>);
 
 /// One node's score (`HostPriority`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct HostPriority {
+pub struct HostPriority<'a> {
     /// The node.
-    pub host: String,
+    pub host: &'a str,
     /// [`SCORE_MIN`] to [`SCORE_MAX`].
     pub score: i64,
 }
@@ -284,7 +285,7 @@ impl ExtenderArgs {
     #[must_use]
     pub fn names(&self) -> Vec<&str> {
         match (&self.node_names, &self.nodes) {
-            (Some(names), _) => names.iter().map(String::as_str).collect(),
+            (Some(names), _) => names.iter().collect(),
             (None, Some(nodes)) => nodes.names().map(|(_, name)| name).collect(),
             (None, None) => Vec::new(),
         }
@@ -315,91 +316,6 @@ impl BindingArgs {
             name: self.pod_name,
             uid: PodUid(self.pod_uid),
             node: self.node,
-        }
-    }
-}
-
-// === impl Reasons ===
-
-impl Reasons {
-    /// The nodes.
-    pub fn names(&self) -> impl Iterator<Item = &String> {
-        self.0.iter().map(|(name, _)| name)
-    }
-}
-
-impl Serialize for Reasons {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_map(self.0.iter().map(|(name, why)| (name, &**why)))
-    }
-}
-
-// === impl FilterResult ===
-
-impl FilterResult {
-    /// An answer in the form that was asked: names for names, whole nodes for whole nodes.
-    /// `is_feasible` is asked of each name in the order sent.
-    #[must_use]
-    pub fn in_form_of(args: ExtenderArgs, mut is_feasible: impl FnMut(&str) -> bool) -> Self {
-        let names = match (args.node_names, &args.nodes) {
-            (None, Some(_)) => None,
-            (names, _) => Some(
-                names
-                    .into_iter()
-                    .flatten()
-                    .filter(|name| is_feasible(name))
-                    .collect(),
-            ),
-        };
-        let nodes = match (&names, &args.nodes) {
-            (None, Some(list)) => {
-                let feasible = list.names().filter(|(_, name)| is_feasible(name));
-                Some(feasible.map(|(place, _)| place).collect())
-            }
-            _ => None,
-        };
-        Self {
-            nodes,
-            node_names: names,
-            ..Self::default()
-        }
-    }
-
-    /// The answer to `body`, whose nodes it names by their place.
-    ///
-    /// # Errors
-    /// When a name cannot be written, which no name that was read can cause.
-    pub fn encode(&self, body: &[u8]) -> serde_json::Result<Vec<u8>> {
-        let rest = serde_json::to_vec(self)?;
-        let mut answer = Vec::with_capacity(rest.len() + 32);
-        answer.extend_from_slice(b"{\"Nodes\":");
-        match &self.nodes {
-            None => answer.extend_from_slice(b"null"),
-            Some(places) => {
-                let sent = whole::items(body);
-                let kept: Vec<&[u8]> = places
-                    .iter()
-                    .filter_map(|place| sent.get(*place))
-                    .copied()
-                    .collect();
-                answer.reserve(kept.iter().map(|item| item.len() + 1).sum());
-                answer.extend_from_slice(b"{\"items\":[");
-                answer.extend_from_slice(&kept.join(&b','));
-                answer.extend_from_slice(b"]}");
-            }
-        }
-        answer.push(b',');
-        // The other fields, without their opening brace.
-        answer.extend_from_slice(&rest[1..]);
-        Ok(answer)
-    }
-
-    /// An answer that is none.
-    #[must_use]
-    pub fn failure(error: String) -> Self {
-        Self {
-            error,
-            ..Self::default()
         }
     }
 }

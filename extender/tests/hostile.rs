@@ -124,16 +124,16 @@ fn check_filter(service: &Service, body: &Value) {
     let names: Vec<String> = args.names().into_iter().map(str::to_owned).collect();
     let sent: BTreeSet<&str> = names.iter().map(String::as_str).collect();
     let scores = service.prioritize(&args);
-    assert!(scores.iter().all(|one| sent.contains(one.host.as_str())));
+    assert!(scores.iter().all(|one| sent.contains(one.host)));
     assert!(scores.iter().all(|one| (0..=10).contains(&one.score)));
     let whole_count = args.nodes.as_ref().map_or(0, |nodes| nodes.items.len());
-    let answer = service.filter(args);
-    let kept = answer.node_names.iter().flatten();
+    let answer = service.filter(&args);
+    let kept = answer.node_names.iter().flatten().copied();
     let refused = answer.failed_nodes.names();
     let mut all = kept
         .chain(refused)
         .chain(answer.failed_and_unresolvable_nodes.names());
-    assert!(all.all(|name| sent.contains(name.as_str())), "{answer:?}");
+    assert!(all.all(|name| sent.contains(name)), "{answer:?}");
     assert!(answer.node_names.as_ref().map_or(0, Vec::len) <= names.len());
     assert!(answer.nodes.as_ref().map_or(0, Vec::len) <= whole_count);
 }

@@ -30,7 +30,7 @@ fn archive() -> Archive {
     for pod in [wishes, pod("two", 2)] {
         let snapshot = snapshot(&mut index);
         let verdicts = decide::filter(&snapshot, &ask(&pod), &names);
-        let inputs = Inputs::of(&snapshot, &ask(&pod), &names, Preference::Pack);
+        let inputs = Inputs::of(&snapshot, &ask(&pod), &verdicts.offered, Preference::Pack);
         let at = "2026-11-26T04:00:00Z".to_owned();
         records.filtered(&Asked::of(&pod), at, inputs, &verdicts);
     }
@@ -45,7 +45,7 @@ fn ending() -> Archive {
     let (mut records, pod) = (Records::default(), nvlinked(pod("p", 4)));
     let snapshot = snapshot(&mut index);
     let verdicts = decide::filter(&snapshot, &ask(&pod), &["a"]);
-    let inputs = Inputs::of(&snapshot, &ask(&pod), &["a"], Preference::Pack);
+    let inputs = Inputs::of(&snapshot, &ask(&pod), &verdicts.offered, Preference::Pack);
     let at = "2026-11-26T04:00:00Z".to_owned();
     records.filtered(&Asked::of(&pod), at, inputs, &verdicts);
     written(index, &records)
@@ -65,7 +65,7 @@ fn preempted() -> Archive {
     let (mut records, pod) = (Records::default(), ranked(pod("high", 4), 10));
     let (snapshot, ask) = (snapshot(&mut index), ask(&pod));
     let verdicts = decide::filter(&snapshot, &ask, &["a", "b"]);
-    let inputs = Inputs::of(&snapshot, &ask, &["a", "b"], Preference::Pack);
+    let inputs = Inputs::of(&snapshot, &ask, &verdicts.offered, Preference::Pack);
     let asked = Asked::of(&pod);
     records.filtered(&asked, "2026-11-26T04:00:00Z".to_owned(), inputs, &verdicts);
     let offer = |victims: &[&str]| Offer {
@@ -200,7 +200,7 @@ fn wide() -> Archive {
     let snapshot = snapshot(&mut index);
     let names = ["node-a-01", "node-a-02"];
     let verdicts = decide::filter(&snapshot, &ask(&pod), &names);
-    let inputs = Inputs::of(&snapshot, &ask(&pod), &names, Preference::Pack);
+    let inputs = Inputs::of(&snapshot, &ask(&pod), &verdicts.offered, Preference::Pack);
     let at = "2026-11-26T04:00:00Z".to_owned();
     records.filtered(&Asked::of(&pod), at, inputs, &verdicts);
     written(index, &records)

@@ -10,13 +10,14 @@ use berth_placement::{PodPlacement, Refusal, place_pod};
 use berth_topology::claim::{self, PodClaim};
 use berth_topology::ids::PodUid;
 use k8s_openapi::api::core::v1::Pod;
+use serde::{Deserialize, Serialize};
 
 use crate::group::{Group, Pull};
 use crate::hints::Hint;
 use crate::node::{NodeState, Room, Topology};
 use crate::pod::{PodRecord, Terms};
 use crate::score::{self, Merit};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Named, Snapshot};
 
 pub use crate::score::{Preference, Standing};
 
@@ -52,17 +53,33 @@ pub enum No {
 
 /// What filter found, node by node.
 #[derive(Clone, Debug, Default)]
-pub struct Verdicts {
-    /// Nodes that fit, with the score of their set against the best of that machine.
-    pub feasible: Vec<(String, u32)>,
-    /// Nodes that do not.
-    pub refused: Vec<(String, No)>,
+pub struct Verdicts<'a> {
+    /// The nodes that were asked about, in the order sent.
+    pub offered: Vec<Named<'a>>,
+    /// What is said of each.
+    pub outcomes: Vec<Outcome>,
+    /// Why not, each once.
+    pub reasons: Vec<No>,
+}
+
+/// What filter says of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Outcome {
+    /// It fits, with the score of its set against the best of that machine, 0 to 10.
+    Fits(u32),
+    /// It does not; the reason's position.
+    Refused(u32),
 }
 
 /// One pod's question to many nodes.
 struct Judge<'a> {
     snapshot: &'a Snapshot,
     ask: &'a Ask,
+    /// The node of an earlier bind of this pod that is not settled.
+    unconfirmed: Option<&'a str>,
+    /// What is to be placed, if that alone decides.
+    claim: Option<&'a PodClaim>,
     alike: Alike<'a>,
 }
 
@@ -70,95 +87,93 @@ struct Judge<'a> {
 pub(crate) const NODES_PER_LOOK: usize = 16;
 
 /// Which nodes fit.
-pub fn filter(snapshot: &Snapshot, ask: &Ask, names: &[&str]) -> Verdicts {
-    filter_until(snapshot, ask, names, || false)
+pub fn filter<'a>(snapshot: &'a Snapshot, ask: &Ask, names: &[&'a str]) -> Verdicts<'a> {
+    let offered = snapshot.named(names.iter().copied());
+    filter_until(snapshot, ask, offered, || false)
 }
 
 /// Which nodes fit; once `is_over` the rest is refused for now, since a late answer is none at all.
-pub fn filter_until(
+pub fn filter_until<'a>(
     snapshot: &Snapshot,
     ask: &Ask,
-    names: &[&str],
+    offered: Vec<Named<'a>>,
     mut is_over: impl FnMut() -> bool,
-) -> Verdicts {
-    let mut verdicts = Verdicts::default();
+) -> Verdicts<'a> {
+    let mut verdicts = Verdicts::of_none(offered.len());
     let mut judge = Judge::new(snapshot, ask);
     let mut was_over = false;
-    for (position, name) in names.iter().enumerate() {
+    for (position, one) in offered.iter().enumerate() {
         was_over |= position.is_multiple_of(NODES_PER_LOOK) && is_over();
-        let judged = match was_over {
+        verdicts.push(match was_over {
             true => Err(No::OutOfTime),
-            false => judge.judge(name, snapshot.node(name)),
-        };
-        match judged {
-            Ok(standing) => verdicts.feasible.push(((*name).to_owned(), standing.score)),
-            Err(no) => verdicts.refused.push(((*name).to_owned(), no)),
-        }
+            false => judge.judge(*one),
+        });
     }
-    verdicts
+    Verdicts {
+        offered,
+        ..verdicts
+    }
 }
 
 /// How well each node fits, 0 to 10; 0 where it does not. See [`crate::score`].
-pub fn prioritize(
+pub fn prioritize<'a>(
     snapshot: &Snapshot,
     ask: &Ask,
-    names: &[&str],
+    offered: &[Named<'a>],
     preference: Preference,
-) -> Vec<(String, u32)> {
-    let merits = merits(snapshot, ask, names, preference);
+) -> Vec<(Named<'a>, u32)> {
+    let merits = merits(snapshot, ask, offered, preference);
     let levels = score::levels(&merits);
-    let names = names.iter().map(|name| (*name).to_owned());
-    names.zip(levels).collect()
+    offered.iter().copied().zip(levels).collect()
 }
 
 /// How good each node is; `None` where the pod does not fit. What other pods were promised lowers
 /// the merit as if they had it already; where nothing would be left, to nothing.
-pub fn merits(
-    snapshot: &Snapshot,
-    ask: &Ask,
-    names: &[&str],
+pub fn merits<'a>(
+    snapshot: &'a Snapshot,
+    ask: &'a Ask,
+    offered: &[Named<'a>],
     preference: Preference,
 ) -> Vec<Option<Merit>> {
     if !ask.wants_gpus() {
-        return vec![None; names.len()];
+        return vec![None; offered.len()];
     }
-    let candidates = names.iter().filter_map(|name| snapshot.node(name));
+    let candidates = offered.iter().filter_map(|one| one.node);
     let pull = Pull::of(snapshot, ask, candidates);
     let mut judge = Judge::new(snapshot, ask);
-    let merit = |name: &&str| {
-        let node = snapshot.node(name);
-        let standing = judge.judge(name, node).ok()?;
-        let node = node?;
+    let merit = |one: Named<'a>| {
+        let standing = judge.judge(one).ok()?;
+        let node = one.node?;
         let pull = pull.on(node);
         let now = standing.merit(pull, preference);
-        let promised = snapshot.promised_to_others(name, &ask.uid);
-        if !promised.meets(node.room.free) {
+        let promised = snapshot.promised_to_others(one.name, &ask.uid);
+        if promised.is_empty() || !promised.meets(node.room.free) {
             return Some(now);
         }
         let room = node.room_for(&ask.uid, ask.terms.priority).less(promised);
-        let later = judge.judge_with(name, Some(node), |_| room);
+        let later = judge.judge_with(one, |_| room);
         let later = later.map(|standing| standing.merit(pull, preference));
         Some(now.min(later.unwrap_or_default()))
     };
-    names.iter().map(merit).collect()
+    offered.iter().copied().map(merit).collect()
 }
 
 /// The node that kube-scheduler will most likely take, if one scores above all others, and the GPUs
 /// that the pod would have there.
-pub fn hint(snapshot: &Snapshot, ask: &Ask, scores: &[(String, u32)]) -> Option<Hint> {
+pub fn hint(snapshot: &Snapshot, ask: &Ask, scores: &[(Named<'_>, u32)]) -> Option<Hint> {
     let best = scores.iter().map(|(_, score)| *score).max()?;
     let mut nodes = scores.iter().filter(|(_, score)| *score == best);
-    let (name, _) = nodes.next().filter(|_| ask.wants_gpus())?;
+    let (one, _) = nodes.next().filter(|_| ask.wants_gpus())?;
     if nodes.next().is_some() {
         return None;
     }
-    let node = snapshot.node(name)?;
+    let node = one.node?;
     let room = node.room_for(&ask.uid, ask.terms.priority);
-    let room = room.less(snapshot.promised_to_others(name, &ask.uid));
+    let room = room.less(snapshot.promised_to_others(one.name, &ask.uid));
     let mut judge = Judge::new(snapshot, ask);
     let standing = judge
-        .judge_with(name, Some(node), |_| room)
-        .or_else(|_| judge.judge(name, Some(node)))
+        .judge_with(*one, |_| room)
+        .or_else(|_| judge.judge(*one))
         .ok()?;
     Some(Hint {
         node: node.name.clone(),
@@ -171,7 +186,7 @@ pub fn hint(snapshot: &Snapshot, ask: &Ask, scores: &[(String, u32)]) -> Option<
 /// # Errors
 /// Why it does not.
 pub fn judge(snapshot: &Snapshot, ask: &Ask, name: &str) -> Result<Standing, No> {
-    Judge::new(snapshot, ask).judge(name, snapshot.node(name))
+    Judge::new(snapshot, ask).judge(snapshot.one(name))
 }
 
 /// How well the pod would fit that node if the pods `leaving` were gone.
@@ -185,7 +200,7 @@ pub fn judge_without(
     leaving: &HashSet<PodUid>,
 ) -> Result<Standing, No> {
     let room = |node: &NodeState| node.room_for_without(&ask.uid, ask.terms.priority, leaving);
-    Judge::new(snapshot, ask).judge_with(name, snapshot.node(name), room)
+    Judge::new(snapshot, ask).judge_with(snapshot.one(name), room)
 }
 
 /// The GPUs for the pod on that node.
@@ -194,8 +209,7 @@ pub fn judge_without(
 /// Why it does not fit.
 pub fn choose(snapshot: &Snapshot, ask: &Ask, name: &str) -> Result<PodPlacement, Refusal> {
     let claim = ask.claim()?;
-    let node = snapshot.node(name);
-    let (node, topology) = usable_node(snapshot, name, node)?;
+    let (node, topology) = usable_node(snapshot, snapshot.one(name))?;
     let room = node.room_for(&ask.uid, ask.terms.priority);
     let placement = place_pod(&topology.machine, topology.free(&room), claim)?;
     check_count(room, topology, claim)?;
@@ -205,15 +219,12 @@ pub fn choose(snapshot: &Snapshot, ask: &Ask, name: &str) -> Result<PodPlacement
 /// The node, if anything may be placed there at all.
 fn usable_node<'a>(
     snapshot: &Snapshot,
-    name: &str,
-    node: Option<&'a Arc<NodeState>>,
+    one: Named<'a>,
 ) -> Result<(&'a NodeState, &'a Topology), Refusal> {
-    let node = node.ok_or(Refusal::NoTopology)?;
+    let node = one.node.ok_or(Refusal::NoTopology)?;
     let topology = node.topology.as_deref().ok_or(Refusal::NoTopology)?;
-    if topology.is_dra_managed {
-        return Err(Refusal::DraManaged);
-    }
-    if snapshot.is_stale(name) {
+    topology.check_owner()?;
+    if snapshot.is_stale(one.name) {
         return Err(Refusal::Stale);
     }
     Ok((node, topology))
@@ -231,59 +242,130 @@ fn check_count(room: Room, topology: &Topology, claim: &PodClaim) -> Result<(), 
 
 impl<'a> Judge<'a> {
     fn new(snapshot: &'a Snapshot, ask: &'a Ask) -> Self {
-        let alike = Alike::default();
+        let unconfirmed = snapshot.unconfirmed(&ask.uid);
+        let is_settled = ask.wants_gpus() && unconfirmed.is_none();
         Self {
             snapshot,
             ask,
-            alike,
+            unconfirmed,
+            claim: ask.claim().ok().filter(|_| is_settled),
+            alike: Alike::default(),
         }
     }
 
-    /// How well the pod fits the node now; `node` is what the snapshot has under that name.
-    fn judge(&mut self, name: &str, node: Option<&'a Arc<NodeState>>) -> Result<Standing, No> {
+    /// How well the pod fits the node now.
+    fn judge(&mut self, one: Named<'a>) -> Result<Standing, No> {
+        if let Some(standing) = self.judge_by_situation(one) {
+            return standing;
+        }
         let (uid, priority) = (&self.ask.uid, self.ask.terms.priority);
-        let no = match self.judge_with(name, node, |node| node.room_for(uid, priority)) {
+        let no = match self.judge_with(one, |node| node.room_for(uid, priority)) {
             Err(no) if no.is_resolvable() => no,
             settled => return settled,
         };
-        let has_promises = node.is_some_and(|node| !node.promises.is_empty());
-        if has_promises && self.judge_with(name, node, |node| node.room).is_ok() {
+        let has_promises = one.node.is_some_and(|node| !node.promises.is_empty());
+        if has_promises && self.judge_with(one, |node| node.room).is_ok() {
             return Err(No::Promised);
         }
         Err(no)
     }
 
+    /// The same for a node of which only its situation counts, without a look at the rest of it.
+    fn judge_by_situation(&mut self, one: Named<'a>) -> Option<Result<Standing, No>> {
+        let (claim, node) = (self.claim?, one.node?);
+        let situation = node.derived.situation.as_deref()?;
+        if !node.promises.is_empty() || self.snapshot.is_stale(one.name) {
+            return None;
+        }
+        let standing = self.alike.standing_in(situation, claim);
+        Some(standing.map_err(No::Refused))
+    }
+
     /// How well it would fit in `room`.
     fn judge_with(
         &mut self,
-        name: &str,
-        node: Option<&'a Arc<NodeState>>,
+        one: Named<'a>,
         room: impl Fn(&NodeState) -> Room,
     ) -> Result<Standing, No> {
-        let (snapshot, ask) = (self.snapshot, self.ask);
+        let ask = self.ask;
         if !ask.wants_gpus() {
             return Ok(Standing::default());
         }
-        if let Some(bound) = snapshot.unconfirmed(&ask.uid) {
-            return if bound == name {
+        if let Some(bound) = self.unconfirmed {
+            return if bound == one.name {
                 Ok(Standing::default())
             } else {
                 Err(No::Unconfirmed)
             };
         }
         let claim = ask.claim()?;
-        let (node, topology) = usable_node(snapshot, name, node)?;
+        let (node, topology) = usable_node(self.snapshot, one)?;
         Ok(self.alike.standing(topology, room(node), claim)?)
     }
 }
 
 // === impl Verdicts ===
 
-impl Verdicts {
+impl<'a> Verdicts<'a> {
+    fn of_none(count: usize) -> Self {
+        Self {
+            outcomes: Vec::with_capacity(count),
+            ..Self::default()
+        }
+    }
+
+    fn push(&mut self, judged: Result<Standing, No>) {
+        let outcome = match judged {
+            Ok(standing) => Outcome::Fits(standing.score),
+            Err(no) => Outcome::Refused(self.reason(no)),
+        };
+        self.outcomes.push(outcome);
+    }
+
+    /// There are some twenty at most.
+    fn reason(&mut self, no: No) -> u32 {
+        let known = self.reasons.iter().position(|known| *known == no);
+        let at = known.unwrap_or_else(|| {
+            self.reasons.push(no);
+            self.reasons.len() - 1
+        });
+        u32::try_from(at).unwrap_or(u32::MAX)
+    }
+
+    /// Nodes that fit, with their scores, in the order sent.
+    pub fn feasible(&self) -> impl Iterator<Item = (Named<'a>, u32)> {
+        let each = self.offered.iter().zip(&self.outcomes);
+        each.filter_map(|(one, outcome)| match outcome {
+            Outcome::Fits(score) => Some((*one, *score)),
+            Outcome::Refused(_) => None,
+        })
+    }
+
+    /// Nodes that do not, and why not, in the order sent.
+    pub fn refused(&self) -> impl Iterator<Item = (Named<'a>, &No)> {
+        let each = self.offered.iter().zip(&self.outcomes);
+        each.filter_map(|(one, outcome)| match outcome {
+            Outcome::Fits(_) => None,
+            Outcome::Refused(at) => Some((*one, self.reasons.get(*at as usize)?)),
+        })
+    }
+
+    /// How many nodes fit.
+    #[must_use]
+    pub fn feasible_count(&self) -> usize {
+        self.feasible().count()
+    }
+
+    /// Whether no node fits.
+    #[must_use]
+    pub fn is_nowhere(&self) -> bool {
+        self.feasible().next().is_none()
+    }
+
     /// Whether every node was looked at.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        !self.refused.iter().any(|(_, no)| *no == No::OutOfTime)
+        !self.reasons.contains(&No::OutOfTime)
     }
 }
 

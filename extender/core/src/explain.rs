@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 
 use crate::decide::Ask;
-use crate::record::{Decided, Inputs, Outcome, Record};
+use crate::decide::Outcome;
+use crate::record::{Decided, Inputs, Record};
 
 mod node;
 mod preemption;
@@ -215,7 +216,7 @@ impl<'a> Last<'a> {
                     explanation.feasible.insert((*name).to_owned(), *score);
                 }
                 Outcome::Refused(reason) => {
-                    let kind = reasons.get(*reason).map(|reason| &reason.kind);
+                    let kind = reasons.get(*reason as usize).map(|reason| &reason.kind);
                     let refused = kind.and_then(|kind| explanation.refused.get_mut(kind));
                     let Some(refused) = refused else { continue };
                     refused.count += 1;

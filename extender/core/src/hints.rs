@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use berth_placement::GpuSet;
 use berth_topology::ids::PodUid;
 
+use crate::snapshot::ByName;
+
 /// kube-scheduler's `httpTimeout`: by then a bind has come, or none will.
 pub const HINT_AGE_MAX: Duration = Duration::from_secs(5);
 /// kube-scheduler filters one pod at a time, some hundred a second at best; a hint is gone when the
@@ -31,7 +33,7 @@ pub struct Hint {
 }
 
 /// Hints as one request sees them, by node.
-pub type Hinted = HashMap<Arc<str>, Vec<(PodUid, GpuSet)>>;
+pub type Hinted = ByName<Vec<(PodUid, GpuSet)>>;
 
 /// The newest hint of each pod.
 #[derive(Clone, Debug, Default)]
@@ -61,7 +63,7 @@ impl Hints {
     pub(crate) fn hinted(&mut self, now: Instant) -> Hinted {
         self.by_pod
             .retain(|_, (since, _)| now.saturating_duration_since(*since) <= HINT_AGE_MAX);
-        let mut hinted = Hinted::new();
+        let mut hinted = Hinted::default();
         for (uid, (_, hint)) in &self.by_pod {
             let on_node = hinted.entry(hint.node.clone()).or_default();
             on_node.push((uid.clone(), hint.gpus));

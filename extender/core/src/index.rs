@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ahash::RandomState;
 use berth_topology::allocation::Allocation;
 use berth_topology::claim::PodClaim;
 use berth_topology::ids::PodUid;
@@ -22,11 +23,12 @@ use crate::gone::Gone;
 use crate::group::{self, Awaited, DEFAULT_RACK_LABEL};
 use crate::held::Held;
 use crate::hints::{Hint, Hints};
-use crate::node::{Hardware, Listed, NodeState, Room, Topology, listed};
+use crate::node::{Derived, Hardware, Listed, NodeState, Room, Topology, listed};
 use crate::pod::{Holder, PodRecord};
 use crate::reservations::{Reservation, Reservations, State};
 use crate::silent::Silent;
-use crate::snapshot::Snapshot;
+use crate::situation::Situations;
+use crate::snapshot::{ByName, Snapshot};
 
 mod confirm;
 mod waits;
@@ -53,7 +55,8 @@ pub struct Index {
     silent: Silent,
     watches: [Watch; 4],
     dirty: BTreeSet<Arc<str>>,
-    states: Arc<HashMap<Arc<str>, Arc<NodeState>>>,
+    situations: Situations,
+    states: Arc<ByName<Arc<NodeState>>>,
     generation: u64,
 }
 
@@ -128,6 +131,7 @@ impl Index {
             silent: Silent::default(),
             watches: [Watch::default(); 4],
             dirty: BTreeSet::new(),
+            situations: Situations::default(),
             states: Arc::default(),
             generation: 0,
         }
@@ -219,7 +223,6 @@ impl Index {
         let uid = PodUid::from(uid);
         self.release(&uid);
         self.hints.remove(&uid);
-        self.hear_note(&uid, None);
         self.let_go(&uid);
         if let Some(record) = self.pods.remove(&uid) {
             self.unlink(&record);
@@ -326,7 +329,7 @@ impl Index {
 
     /// What a request sees that comes now.
     pub fn snapshot(&mut self, now: Instant) -> Snapshot {
-        self.update_held(now);
+        self.expire_held(now);
         self.refresh();
         let stale = self.stale(now);
         let unconfirmed = self
@@ -344,7 +347,7 @@ impl Index {
         }
     }
 
-    fn stale(&mut self, now: Instant) -> HashSet<Arc<str>> {
+    fn stale(&mut self, now: Instant) -> HashSet<Arc<str>, RandomState> {
         let nodes = self.states.values();
         // Mostly empty, and then free to copy.
         self.silent.now(&self.freshness, nodes, now).clone()
@@ -413,7 +416,6 @@ impl Index {
             self.hints.remove(&uid);
             self.let_go(&uid);
         }
-        self.hear_note(&uid, record.note());
         if let Some(before) = self.pods.remove(&uid) {
             self.unlink(&before);
         }
@@ -494,10 +496,12 @@ impl Index {
             if self.entries.get(&name).is_some_and(Entry::is_empty) {
                 self.entries.remove(&name);
             }
-            match self.state(&name) {
-                Some(state) => map.insert(name, Arc::new(state)),
-                None => map.remove(&name),
+            let Some(mut state) = self.state(&name) else {
+                map.remove(&name);
+                continue;
             };
+            state.derived.situation = self.situations.of(&state);
+            map.insert(name, Arc::new(state));
         }
         self.states = states;
     }
@@ -526,6 +530,7 @@ impl Index {
             allocatable: entry.allocatable,
             holders,
             version: self.generation,
+            derived: Derived::default(),
         };
         state.room = state.room_without(&HashSet::new());
         state.promises = self.promises(entry, &state);

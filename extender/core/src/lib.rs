@@ -38,6 +38,7 @@ pub mod script;
 pub mod sent;
 mod silent;
 pub mod simulate;
+pub mod situation;
 pub mod snapshot;
 pub mod waiting;
 

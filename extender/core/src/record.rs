@@ -4,7 +4,7 @@
 //! costs a pointer a node. When records hold too much, the oldest ones' inputs go first: their answers
 //! stay, with a hash of what was dropped.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use berth_placement::Inexact;
@@ -12,11 +12,13 @@ use berth_topology::ids::PodUid;
 use serde::{Deserialize, Serialize};
 
 use crate::bind;
-use crate::decide::{No, Verdicts};
+use crate::decide::{No, Outcome, Verdicts};
 use crate::preempt::{self, Eviction, Spared};
+use crate::snapshot::Named;
 
 pub mod archive;
 mod asked;
+pub(crate) mod fnv;
 mod inputs;
 mod offered;
 pub(crate) mod shared;
@@ -101,16 +103,6 @@ pub enum Decided {
     },
 }
 
-/// What filter says of one node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Outcome {
-    /// It fits, with this score, 0 to 10.
-    Fits(u32),
-    /// It does not; the reason's position.
-    Refused(usize),
-}
-
 /// Why a node does not fit.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -128,6 +120,8 @@ pub struct Reason {
 #[derive(Debug, Default)]
 pub struct Records {
     ring: VecDeque<Record>,
+    /// The number of each pod's newest record.
+    newest: HashMap<PodUid, u64>,
     bytes: usize,
     /// Records before this position have lost their inputs.
     kept_from: usize,
@@ -138,14 +132,20 @@ pub struct Records {
 
 impl Records {
     /// Filter answered.
-    pub fn filtered(&mut self, asked: &Asked, at: String, inputs: Inputs, verdicts: &Verdicts) {
-        let decided = Decided::filter(&inputs, verdicts);
+    pub fn filtered(&mut self, asked: &Asked, at: String, inputs: Inputs, verdicts: &Verdicts<'_>) {
+        let decided = Decided::filter(verdicts);
         let asked = self.shared(asked);
         self.push(asked, at, Basis::Kept(Box::new(inputs)), decided);
     }
 
     /// Prioritize answered.
-    pub fn scored(&mut self, asked: &Asked, at: String, inputs: Inputs, scores: &[(String, u32)]) {
+    pub fn scored(
+        &mut self,
+        asked: &Asked,
+        at: String,
+        inputs: Inputs,
+        scores: &[(Named<'_>, u32)],
+    ) {
         let scores = scores.iter().map(|(_, score)| *score).collect();
         let decided = Decided::Prioritize { scores };
         let asked = self.shared(asked);
@@ -234,10 +234,10 @@ impl Records {
     }
 
     fn of_uid(&self, uid: &PodUid) -> Option<Arc<Asked>> {
-        let mut newest = self.ring.iter().rev();
-        newest
-            .find(|record| record.asked.uid == *uid)
-            .map(|record| record.asked.clone())
+        let oldest = self.ring.front()?.number;
+        let position = self.newest.get(uid)?.checked_sub(oldest)?;
+        let record = self.ring.get(usize::try_from(position).ok()?)?;
+        Some(record.asked.clone())
     }
 
     /// The same pod, shared with the record before, if there is one that reads the same.
@@ -254,6 +254,8 @@ impl Records {
             basis,
             decided,
         };
+        let uid = record.asked.uid.clone();
+        self.newest.insert(uid, record.number);
         self.next += 1;
         self.bytes += record.bytes();
         self.ring.push_back(record);
@@ -277,9 +279,14 @@ impl Records {
     }
 
     fn drop_oldest(&mut self) {
-        if let Some(record) = self.ring.pop_front() {
-            self.bytes -= record.bytes();
-            self.kept_from = self.kept_from.saturating_sub(1);
+        let Some(record) = self.ring.pop_front() else {
+            return;
+        };
+        self.bytes -= record.bytes();
+        self.kept_from = self.kept_from.saturating_sub(1);
+        let uid = &record.asked.uid;
+        if self.newest.get(uid) == Some(&record.number) {
+            self.newest.remove(uid);
         }
     }
 }
@@ -352,29 +359,11 @@ impl Record {
 impl Decided {
     /// Filter's answer, in the order of the candidates.
     #[must_use]
-    pub fn filter(inputs: &Inputs, verdicts: &Verdicts) -> Self {
-        let mut reasons: Vec<&No> = Vec::new();
-        let mut position = |no| {
-            let known = reasons.iter().position(|known| *known == no);
-            known.unwrap_or_else(|| {
-                reasons.push(no);
-                reasons.len() - 1
-            })
-        };
-        // Both lists keep the order that the nodes were sent in.
-        let mut feasible = verdicts.feasible.iter().peekable();
-        let mut refused = verdicts.refused.iter().peekable();
-        let mut outcomes = Vec::with_capacity(inputs.candidates.len());
-        for candidate in &inputs.candidates {
-            let name = candidate.name();
-            if let Some((_, score)) = feasible.next_if(|(fits, _)| fits == name) {
-                outcomes.push(Outcome::Fits(*score));
-            } else if let Some((_, no)) = refused.next_if(|(refused, _)| refused == name) {
-                outcomes.push(Outcome::Refused(position(no)));
-            }
+    pub fn filter(verdicts: &Verdicts<'_>) -> Self {
+        Self::Filter {
+            outcomes: verdicts.outcomes.clone(),
+            reasons: verdicts.reasons.iter().map(Reason::of).collect(),
         }
-        let reasons = reasons.into_iter().map(Reason::of).collect();
-        Self::Filter { outcomes, reasons }
     }
 
     /// Preempt's answer.

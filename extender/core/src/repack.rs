@@ -282,12 +282,12 @@ impl Search<'_> {
             return Err(Refusal::NotEnoughFree);
         };
         self.tries_left = left;
-        let mut stale = HashSet::new();
+        let mut stale = HashSet::default();
         if self.snapshot.is_stale(&state.name) {
             stale.insert(state.name.clone());
         }
         let alone = Snapshot {
-            nodes: Arc::new([(state.name.clone(), state.clone())].into()),
+            nodes: Arc::new(HashMap::from_iter([(state.name.clone(), state.clone())])),
             stale,
             ..Snapshot::default()
         };

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use crate::bind;
-use crate::decide::{self, Ask, NODES_PER_LOOK, No};
+use crate::decide::{self, Ask, NODES_PER_LOOK, No, Outcome};
 use crate::preempt;
-use crate::record::{Decided, Inputs, Outcome, Reason, Record};
+use crate::record::{Decided, Inputs, Reason, Record};
 
 /// How a record compares with its replay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,15 +62,16 @@ pub fn replay(record: &Record, resource: &str) -> Result<Replayed, Error> {
 }
 
 fn decide_again(ask: &Ask, inputs: &Inputs, recorded: &Decided) -> Decided {
-    let (snapshot, names) = (inputs.snapshot(), inputs.names());
+    let snapshot = inputs.snapshot();
+    let offered = snapshot.named(inputs.names());
     match recorded {
         Decided::Filter { outcomes, reasons } => {
             let is_over = over_as(outcomes, reasons);
-            let verdicts = decide::filter_until(&snapshot, ask, &names, is_over);
-            Decided::filter(inputs, &verdicts)
+            let verdicts = decide::filter_until(&snapshot, ask, offered, is_over);
+            Decided::filter(&verdicts)
         }
         Decided::Prioritize { .. } => {
-            let scores = decide::prioritize(&snapshot, ask, &names, inputs.preference);
+            let scores = decide::prioritize(&snapshot, ask, &offered, inputs.preference);
             Decided::Prioritize {
                 scores: scores.into_iter().map(|(_, score)| score).collect(),
             }
@@ -116,7 +117,7 @@ fn decide_again(ask: &Ask, inputs: &Inputs, recorded: &Decided) -> Decided {
 fn over_as(outcomes: &[Outcome], reasons: &[Reason]) -> impl FnMut() -> bool {
     let is_late = |outcome: &Outcome| match outcome {
         Outcome::Refused(at) => reasons
-            .get(*at)
+            .get(*at as usize)
             .is_some_and(|reason| reason.kind == No::OutOfTime.kind()),
         Outcome::Fits(_) => false,
     };

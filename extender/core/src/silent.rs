@@ -7,13 +7,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ahash::RandomState;
+
 use crate::freshness::Freshness;
 use crate::node::NodeState;
 
 /// What the last walk found.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Silent {
-    nodes: HashSet<Arc<str>>,
+    nodes: HashSet<Arc<str>, RandomState>,
     /// Absent where the next snapshot must walk.
     holds: Option<Holds>,
 }
@@ -39,7 +41,7 @@ impl Silent {
         freshness: &Freshness,
         nodes: impl Iterator<Item = &'a Arc<NodeState>>,
         now: Instant,
-    ) -> &HashSet<Arc<str>> {
+    ) -> &HashSet<Arc<str>, RandomState> {
         let holds = match self.holds {
             None => false,
             Some(Holds::Always) => true,

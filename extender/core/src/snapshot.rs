@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use ahash::RandomState;
 use berth_placement::GpuSet;
 use berth_topology::ids::PodUid;
 use serde::{Deserialize, Serialize};
@@ -13,16 +14,28 @@ use crate::hints::Hinted;
 use crate::node::NodeState;
 use crate::record::shared;
 
+/// By a node's name, which every request looks up thousands of.
+pub type ByName<T> = HashMap<Arc<str>, T, RandomState>;
+
+/// A node that is asked about, and what the snapshot shows under its name.
+#[derive(Clone, Copy, Debug)]
+pub struct Named<'a> {
+    /// As it was sent.
+    pub name: &'a str,
+    /// Absent if there is no such Node.
+    pub node: Option<&'a Arc<NodeState>>,
+}
+
 /// What one scheduling request sees, unchanged for its whole life.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Snapshot {
     /// By name.
     #[serde(skip)]
-    pub nodes: Arc<HashMap<Arc<str>, Arc<NodeState>>>,
+    pub nodes: Arc<ByName<Arc<NodeState>>>,
     /// Nodes whose agent is silent.
     #[serde(with = "shared::each")]
-    pub stale: HashSet<Arc<str>>,
+    pub stale: HashSet<Arc<str>, RandomState>,
     /// Nodes of unconfirmed binds, by pod.
     pub unconfirmed: HashMap<PodUid, String>,
     /// GPUs that pods are likely to be bound to next.
@@ -44,6 +57,18 @@ impl Snapshot {
     /// The node of that name, if there is such a Node.
     pub fn node(&self, name: &str) -> Option<&Arc<NodeState>> {
         self.nodes.get(name)
+    }
+
+    /// Those nodes, each looked up once.
+    pub fn named<'a>(&'a self, names: impl IntoIterator<Item = &'a str>) -> Vec<Named<'a>> {
+        let names = names.into_iter();
+        names.map(|name| self.one(name)).collect()
+    }
+
+    /// One of them.
+    pub fn one<'a>(&'a self, name: &'a str) -> Named<'a> {
+        let node = self.node(name);
+        Named { name, node }
     }
 
     /// Every node.
@@ -110,7 +135,7 @@ mod hinted {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Hinted, D::Error> {
-        let mut hinted = Hinted::new();
+        let mut hinted = Hinted::default();
         for (node, pod, bits) in Vec::<(String, PodUid, u64)>::deserialize(from)? {
             let on_node = hinted.entry(Arc::from(node)).or_default();
             on_node.push((pod, GpuSet::from_bits(bits)));

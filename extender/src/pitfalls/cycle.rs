@@ -187,25 +187,25 @@ async fn p25_when_the_answer_is_due_the_rest_is_refused_for_now_and_tried_again(
     let mut index = cluster(&names);
     let (snapshot, ask) = (snapshot(&mut index), ask(&pod("p", 1)));
     let mut looks = 0;
-    let verdicts = decide::filter_until(&snapshot, &ask, &names, || {
+    let offered = snapshot.named(names);
+    let verdicts = decide::filter_until(&snapshot, &ask, offered.clone(), || {
         looks += 1;
         looks > 1
     });
-    let count = verdicts.feasible.len();
+    let count = verdicts.feasible_count();
     assert!((1..40).contains(&count), "what was looked at counts");
     assert_eq!(
-        verdicts.refused.len(),
+        verdicts.refused().count(),
         40 - count,
         "and every node is answered"
     );
     assert!(
         verdicts
-            .refused
-            .iter()
+            .refused()
             .all(|(_, no)| *no == No::OutOfTime && no.is_resolvable())
     );
-    let nothing = decide::filter_until(&snapshot, &ask, &names, || true);
-    assert!(nothing.feasible.is_empty() && !nothing.is_complete());
+    let nothing = decide::filter_until(&snapshot, &ask, offered, || true);
+    assert!(nothing.is_nowhere() && !nothing.is_complete());
     let mut waiting = Waiting::default();
     waiting.refused_early(&ask, Instant::now());
     let poke = waiting.due(&snapshot, Instant::now());

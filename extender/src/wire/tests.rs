@@ -1,5 +1,6 @@
 //! Bodies that a real kube-scheduler sent, and the shapes around them.
 
+use berth_extender_core::decide::{No, Outcome, Verdicts};
 use serde_json::Value;
 
 use super::*;
@@ -74,13 +75,40 @@ fn keys_of_another_case_are_read_too() {
     assert_eq!(decode::<BindingArgs>("bind", body).unwrap().pod_uid, "u");
 }
 
+/// Late is what does not fit.
+fn verdicts(args: &ExtenderArgs, fits: impl Fn(&str) -> bool) -> Verdicts<'static> {
+    let outcome = |name| match fits(name) {
+        true => Outcome::Fits(10),
+        false => Outcome::Refused(0),
+    };
+    Verdicts {
+        outcomes: args.names().into_iter().map(outcome).collect(),
+        reasons: vec![No::OutOfTime],
+        ..Verdicts::default()
+    }
+}
+
+#[test]
+fn names_that_fit_and_names_that_do_not_are_told_apart() {
+    let body = br#"{"Pod":{},"NodeNames":["a","b","c"]}"#;
+    let args: ExtenderArgs = decode("filter", body).unwrap();
+    let answer = FilterResult::of(&args, &verdicts(&args, |name| name == "b"));
+    let answer: Value = serde_json::from_slice(&answer.encode(body).unwrap()).unwrap();
+    let why = "not looked at before the answer was due";
+    assert_eq!(
+        answer,
+        serde_json::json!({"Nodes": null, "NodeNames": ["b"], "FailedNodes": {"a": why, "c": why},
+            "FailedAndUnresolvableNodes": {}, "Error": ""})
+    );
+}
+
 #[test]
 fn both_nulls_offer_no_node_and_are_answered_with_an_empty_list() {
     let args: ExtenderArgs =
         decode("filter", br#"{"Pod":{},"Nodes":null,"NodeNames":null}"#).unwrap();
     assert!(args.names().is_empty());
-    let answer = FilterResult::in_form_of(args, |_| true);
-    assert_eq!(answer.node_names.as_deref(), Some(&[] as &[String]));
+    let answer = FilterResult::of(&args, &verdicts(&args, |_| true));
+    assert_eq!(answer.node_names.as_deref(), Some(&[] as &[&str]));
 }
 
 #[test]
@@ -102,7 +130,7 @@ fn answers_are_written_with_the_keys_of_go() {
     ]]
     .assert_eq(&serde_json::to_string(&answer).unwrap());
     let score = [HostPriority {
-        host: "n".to_owned(),
+        host: "n",
         score: 7,
     }];
     expect_test::expect![[r#"[{"Host":"n","Score":7}]"#]]
@@ -116,7 +144,7 @@ fn whole_nodes_come_back_whole() {
     let body = request("filter-cacheFalse");
     let args: ExtenderArgs = decode("filter", &body).unwrap();
     let second = args.names()[1].to_owned();
-    let answer = FilterResult::in_form_of(args, |name| name == second);
+    let answer = FilterResult::of(&args, &verdicts(&args, |name| name == second));
     let answer: Value = serde_json::from_slice(&answer.encode(&body).unwrap()).unwrap();
     assert_eq!(answer["NodeNames"], Value::Null);
     let sent: Value = serde_json::from_slice(&body).unwrap();
@@ -131,7 +159,7 @@ fn a_node_without_a_name_is_no_node() {
     let body = br#"{"Pod":{},"Nodes":{"items":[null,{},{"metadata":{"name":"n","labels":{}}}]}}"#;
     let args: ExtenderArgs = decode("filter", body).unwrap();
     assert_eq!(args.names(), ["n"]);
-    let answer = FilterResult::in_form_of(args, |_| true)
+    let answer = FilterResult::of(&args, &verdicts(&args, |_| true))
         .encode(body)
         .unwrap();
     let answer: Value = serde_json::from_slice(&answer).unwrap();

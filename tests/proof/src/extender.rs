@@ -3,7 +3,6 @@
 //! Mirrors what `extender/src/{watch,bind,answer,poke}.rs` do around the decisions, with everything
 //! that those wait for made an event of its own.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +24,7 @@ use crate::confirm::Question;
 use crate::sabotage::Sabotage;
 use crate::setting::NODES_MAX;
 use crate::stock::{Key, Stock, node_name};
+use berth_extender_core::snapshot::Named;
 
 /// What is watched; the last is the schedulers' Lease.
 pub const STREAMS: [Stream; 5] = [
@@ -385,18 +385,18 @@ impl Extender {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let snapshot = self.index.snapshot(now);
         let verdicts = decide::filter(&snapshot, ask, &names);
-        if verdicts.feasible.len() + verdicts.refused.len() != names.len() {
+        if verdicts.outcomes.len() != names.len() {
             return Err(format!(
                 "filter answers for other nodes than {names:?}: {verdicts:?}"
             ));
         }
-        let feasible: Vec<&str> = verdicts
-            .feasible
-            .iter()
-            .map(|(name, _)| name.as_str())
-            .collect();
-        if let Some(strange) = feasible.iter().find(|name| !names.contains(name)) {
-            return Err(format!("filter answers {strange}, which was not asked"));
+        let scored: Vec<_> = verdicts.feasible().collect();
+        let feasible: Vec<_> = scored.iter().map(|(one, _)| *one).collect();
+        if let Some(strange) = feasible.iter().find(|one| !names.contains(&one.name)) {
+            return Err(format!(
+                "filter answers {}, which was not asked",
+                strange.name
+            ));
         }
         if feasible.is_empty() {
             self.index.hint(&ask.uid, None, now);
@@ -404,14 +404,13 @@ impl Extender {
             return Ok(Answer::Nowhere);
         }
         self.waiting.accepted(&ask.uid);
-        let only = verdicts.feasible.as_slice();
-        let hint = (only.len() == 1)
-            .then(|| decide::hint(&snapshot, ask, only))
+        let hint = (scored.len() == 1)
+            .then(|| decide::hint(&snapshot, ask, &scored))
             .flatten();
         self.index.hint(&ask.uid, hint, now);
         // One node that fits is taken without prioritize.
         let best = match feasible.as_slice() {
-            [only] => *only,
+            [only] => only.name,
             several => {
                 // Prioritize is a request of its own, and sees what filter has hinted at.
                 let snapshot = self.index.snapshot(now);
@@ -500,22 +499,18 @@ impl Extender {
 
 /// The node that prioritize likes best; among equals luck decides.
 fn pick_best<'a>(
-    scores: &[(String, u32)],
-    names: &[&'a str],
+    scores: &[(Named<'a>, u32)],
+    asked: &[Named<'a>],
     luck: usize,
 ) -> Result<&'a str, String> {
-    let asked: HashSet<&str> = names.iter().copied().collect();
-    let is_allowed = |(name, score): &(String, u32)| *score <= 10 && asked.contains(name.as_str());
-    if scores.len() != names.len() || !scores.iter().all(is_allowed) {
-        return Err(format!("prioritize answers {scores:?} for {names:?}"));
+    let names = scores.iter().map(|(one, _)| one.name);
+    let is_as_asked = names.eq(asked.iter().map(|one| one.name));
+    if !is_as_asked || scores.iter().any(|(_, score)| *score > 10) {
+        return Err(format!("prioritize answers {scores:?} for {asked:?}"));
     }
     let most = scores.iter().map(|(_, score)| *score).max().unwrap_or(0);
-    let is_best = |name: &&&str| {
-        scores
-            .iter()
-            .any(|(named, score)| named == **name && *score == most)
-    };
-    let best: Vec<&str> = names.iter().filter(is_best).copied().collect();
+    let best = scores.iter().filter(|(_, score)| *score == most);
+    let best: Vec<&str> = best.map(|(one, _)| one.name).collect();
     let position = luck % best.len().max(1);
     best.get(position)
         .copied()

@@ -90,10 +90,11 @@ impl World {
     fn schedule(&mut self) {
         for pod in std::mem::take(&mut self.waiting) {
             let (seen, ask) = (snapshot(&mut self.index), ask(&pod));
-            let scores = decide::prioritize(&seen, &ask, &NODES, decide::Preference::Pack);
+            let scores =
+                decide::prioritize(&seen, &ask, &seen.named(NODES), decide::Preference::Pack);
             let best = scores.iter().rev().max_by_key(|(_, score)| *score);
-            match best.filter(|(name, _)| decide::judge(&seen, &ask, name).is_ok()) {
-                Some((name, _)) => self.bind(&pod, name),
+            match best.filter(|(one, _)| decide::judge(&seen, &ask, one.name).is_ok()) {
+                Some((one, _)) => self.bind(&pod, one.name),
                 None => self.waiting.push(pod),
             }
         }
@@ -137,7 +138,7 @@ impl World {
     fn reasons(&mut self) -> Vec<&'static str> {
         let (seen, ask) = (snapshot(&mut self.index), ask(&self.waiting[0]));
         let verdicts = decide::filter(&seen, &ask, &NODES);
-        verdicts.refused.iter().map(|(_, no)| no.kind()).collect()
+        verdicts.refused().map(|(_, no)| no.kind()).collect()
     }
 }
 

@@ -167,9 +167,11 @@ fn a_pod_that_wants_mig_instances_is_bound_to_instances_by_their_uuids() {
     let mut index = cluster_of(MIG_RESOURCE, &[machine, topology("whole")]);
     let pod = pod_of(MIG_RESOURCE, "p", 2);
     let ask = |pod: &Pod| Ask::of_pod(pod, MIG_RESOURCE);
-    let verdicts = decide::filter(&snapshot(&mut index), &ask(&pod), &["n", "whole"]);
-    assert_eq!(verdicts.feasible, [("n".to_owned(), 10)]);
-    assert_eq!(verdicts.refused[0].1.kind(), "TooFewGpus");
+    let seen = snapshot(&mut index);
+    let verdicts = decide::filter(&seen, &ask(&pod), &["n", "whole"]);
+    use decide::Outcome::{Fits, Refused};
+    assert_eq!(verdicts.outcomes, [Fits(10), Refused(0)]);
+    assert_eq!(verdicts.reasons[0].kind(), "TooFewGpus");
 
     index.apply_pod(&pod);
     let request = Request {

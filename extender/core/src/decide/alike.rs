@@ -1,29 +1,24 @@
 //! Nodes that look the same to one pod are placed on once in a request.
 //!
-//! Fleets repeat machines, and most of what is free repeats too: thousands of nodes are some dozens of
-//! situations. Whatever else decides about a node (its agent's silence, promises, hints, its group's
-//! other pods) is asked of each node, before or after.
+//! Whatever else decides about a node (its agent's silence, promises, hints, its group's other pods) is
+//! asked of each node, before or after.
 
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
 
-use berth_placement::{Inexact, MachineKind, Refusal, fit_pod};
+use ahash::RandomState;
+use berth_placement::{Refusal, fit_pod};
 use berth_topology::claim::PodClaim;
 
 use super::{Standing, check_count};
 use crate::node::{Room, Topology};
+use crate::situation::{Look, Situation};
 
 /// What was found so far for one claim.
 #[derive(Debug, Default)]
-pub(super) struct Alike<'a>(HashMap<Situation<'a>, Result<Standing, Refusal>>);
-
-/// All that placing one claim on a node depends on.
-#[derive(Debug, PartialEq, Eq)]
-struct Situation<'a> {
-    machine: MachineKind<'a>,
-    plugin_doubt: Option<Inexact>,
-    room: Room,
-    counts_cpus: bool,
+pub(super) struct Alike<'a> {
+    by_look: HashMap<Look<'a>, Result<Standing, Refusal>, RandomState>,
+    /// By their address: nodes share them, and they outlive the request.
+    by_situation: HashMap<*const Situation, Result<Standing, Refusal>, RandomState>,
 }
 
 // === impl Alike ===
@@ -36,39 +31,37 @@ impl<'a> Alike<'a> {
         room: Room,
         claim: &PodClaim,
     ) -> Result<Standing, Refusal> {
-        let situation = Situation {
-            machine: topology.machine.kind(),
-            plugin_doubt: topology.plugin_doubt,
-            room,
-            counts_cpus: topology.machine.counts_cpus(),
-        };
-        let known = self.0.entry(situation);
-        known
-            .or_insert_with(|| standing(topology, room, claim))
-            .clone()
+        let look = Look::of(topology, room);
+        if let Some(known) = self.by_look.get(&look) {
+            return known.clone();
+        }
+        let standing = standing(topology, room, claim);
+        self.by_look.insert(look, standing.clone());
+        standing
+    }
+
+    /// The same for a node that is in that situation.
+    pub(super) fn standing_in(
+        &mut self,
+        situation: &'a Situation,
+        claim: &PodClaim,
+    ) -> Result<Standing, Refusal> {
+        if let Some(known) = self.by_situation.get(&std::ptr::from_ref(situation)) {
+            return known.clone();
+        }
+        let (topology, room) = (&*situation.topology, situation.room);
+        let owned = topology.check_owner();
+        let standing = owned.and_then(|()| self.standing(topology, room, claim));
+        self.by_situation.insert(situation, standing.clone());
+        standing
     }
 }
 
-/// Reads of the topology what a [`Situation`] holds, and nothing else.
+/// Reads of the topology what a [`Look`] holds, and nothing else.
 fn standing(topology: &Topology, room: Room, claim: &PodClaim) -> Result<Standing, Refusal> {
     let fit = fit_pod(&topology.machine, topology.free(&room), claim)?;
     check_count(room, topology, claim)?;
     Ok(Standing::of(fit, room, topology, claim))
-}
-
-// === impl Situation ===
-
-impl Hash for Situation<'_> {
-    /// The CPUs that are held are long, and empty where nobody counts them.
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.machine.hash(state);
-        self.plugin_doubt.hash(state);
-        self.room.free.hash(state);
-        self.room.unknown_count.hash(state);
-        if self.counts_cpus {
-            self.room.cpus.hash(state);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -145,16 +138,22 @@ mod tests {
             let snapshot = snapshot(&mut index);
             let ask = ask(&pod("asks", count));
             let together = decide::filter(&snapshot, &ask, &NODES);
-            let merits = decide::merits(&snapshot, &ask, &NODES, Preference::Pack);
-            let (mut feasible, mut refused) = (together.feasible.iter(), together.refused.iter());
+            let offered = snapshot.named(NODES);
+            let merits = decide::merits(&snapshot, &ask, &offered, Preference::Pack);
+            let (mut feasible, mut refused) = (together.feasible(), together.refused());
             for (name, merit) in NODES.iter().zip(merits) {
                 match decide::judge(&snapshot, &ask, name) {
-                    Ok(standing) => prop_assert_eq!(
-                        feasible.next(), Some(&((*name).to_owned(), standing.score))
-                    ),
-                    Err(no) => prop_assert_eq!(refused.next(), Some(&((*name).to_owned(), no))),
+                    Ok(standing) => {
+                        let told = feasible.next().map(|(one, score)| (one.name, score));
+                        prop_assert_eq!(told, Some((*name, standing.score)));
+                    }
+                    Err(no) => {
+                        let told = refused.next().map(|(one, no)| (one.name, no));
+                        prop_assert_eq!(told, Some((*name, &no)));
+                    }
                 }
-                let alone = decide::merits(&snapshot, &ask, &[name], Preference::Pack);
+                let alone = snapshot.named([*name]);
+                let alone = decide::merits(&snapshot, &ask, &alone, Preference::Pack);
                 prop_assert_eq!(alone, vec![merit]);
             }
         }

@@ -11,26 +11,27 @@ use crate::index::{Index, Kind};
 #[test]
 fn filter_answers_only_with_names_it_was_given() {
     let mut index = cluster(&["a", "b", "c"]);
-    let verdicts = filter(&snapshot(&mut index), &ask(&pod("p", 2)), &["b", "x"]);
-    assert_eq!(verdicts.feasible, [("b".to_owned(), 10)]);
-    assert_eq!(
-        verdicts.refused,
-        [("x".to_owned(), No::Refused(Refusal::NoTopology))]
-    );
+    let snapshot = snapshot(&mut index);
+    let verdicts = filter(&snapshot, &ask(&pod("p", 2)), &["b", "x"]);
+    let named: Vec<_> = verdicts.offered.iter().map(|one| one.name).collect();
+    assert_eq!(named, ["b", "x"]);
+    assert_eq!(verdicts.outcomes, [Outcome::Fits(10), Outcome::Refused(0)]);
+    assert_eq!(verdicts.reasons, [No::Refused(Refusal::NoTopology)]);
 }
 
 #[test]
 fn a_pod_of_another_resource_fits_everywhere_even_on_nodes_unknown_to_us() {
     let mut index = cluster(&["a"]);
-    let verdicts = filter(&snapshot(&mut index), &ask(&pod("p", 0)), &["a", "x"]);
-    assert_eq!(verdicts.feasible.len(), 2);
-    let scores = prioritize(
-        &snapshot(&mut index),
-        &ask(&pod("p", 0)),
-        &["a", "x"],
-        Preference::Pack,
-    );
-    assert_eq!(scores, [("a".to_owned(), 0), ("x".to_owned(), 0)]);
+    let snapshot = snapshot(&mut index);
+    let ask = ask(&pod("p", 0));
+    let verdicts = filter(&snapshot, &ask, &["a", "x"]);
+    assert_eq!(verdicts.feasible_count(), 2);
+    let scores = prioritize(&snapshot, &ask, &verdicts.offered, Preference::Pack);
+    let told: Vec<_> = scores
+        .iter()
+        .map(|(one, score)| (one.name, *score))
+        .collect();
+    assert_eq!(told, [("a", 0), ("x", 0)]);
 }
 
 #[test]

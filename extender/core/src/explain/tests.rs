@@ -27,9 +27,9 @@ fn decided(pod: &k8s_openapi::api::core::v1::Pod) -> Records {
     let (snapshot, ask) = (snapshot(&mut index), ask(pod));
     let names = ["b", "a", "c", "d"];
     let verdicts = decide::filter(&snapshot, &ask, &names);
-    let inputs = Inputs::of(&snapshot, &ask, &names, Preference::Pack);
+    let inputs = Inputs::of(&snapshot, &ask, &verdicts.offered, Preference::Pack);
     records.filtered(&Asked::of(pod), "then".to_owned(), inputs, &verdicts);
-    let fitting: Vec<&str> = verdicts.feasible.iter().map(|(name, _)| &**name).collect();
+    let fitting: Vec<_> = verdicts.feasible().map(|(one, _)| one).collect();
     let scores = decide::prioritize(&snapshot, &ask, &fitting, Preference::Pack);
     let inputs = Inputs::of(&snapshot, &ask, &fitting, Preference::Pack);
     records.scored(&Asked::of(pod), "then".to_owned(), inputs, &scores);
@@ -152,7 +152,7 @@ fn what_the_kubelet_will_do_is_told_of_each_node_and_of_the_bind() {
     let (snapshot, ask) = (snapshot(&mut index), ask(&pod));
     let (names, mut records) = (["a", "b"], Records::default());
     let verdicts = decide::filter(&snapshot, &ask, &names);
-    let inputs = Inputs::of(&snapshot, &ask, &names, Preference::Pack);
+    let inputs = Inputs::of(&snapshot, &ask, &verdicts.offered, Preference::Pack);
     records.filtered(&Asked::of(&pod), "then".to_owned(), inputs, &verdicts);
     let request = bind::Request {
         namespace: "ns".to_owned(),
@@ -221,7 +221,7 @@ fn a_preemption_is_told_with_its_victims_and_why_other_nodes_were_left_out() {
     let (snapshot, ask) = (snapshot(&mut index), ask(&pod));
     let (names, mut records) = (["a", "b"], Records::default());
     let verdicts = decide::filter(&snapshot, &ask, &names);
-    let inputs = Inputs::of(&snapshot, &ask, &names, Preference::Pack);
+    let inputs = Inputs::of(&snapshot, &ask, &verdicts.offered, Preference::Pack);
     records.filtered(&Asked::of(&pod), "then".to_owned(), inputs, &verdicts);
     let offered = |victims: &[&str]| Offer {
         victims: victims.iter().map(|uid| PodUid::from(*uid)).collect(),

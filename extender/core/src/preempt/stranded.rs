@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use berth_topology::ids::PodUid;
 
 use crate::decide::{self, Ask, No, Verdicts};
-use crate::held::Note;
+use crate::held::Hold;
 use crate::index::Index;
 use crate::pod::Holder;
 use crate::preempt;
@@ -82,12 +82,12 @@ pub struct Plan {
 
 impl Stranded {
     /// Filter has answered for a pod.
-    pub fn filtered(&mut self, ask: &Ask, verdicts: &Verdicts, snapshot: &Snapshot, now: Instant) {
-        if verdicts.feasible.is_empty() && !verdicts.is_complete() {
+    pub fn filtered(&mut self, ask: &Ask, verdicts: &Verdicts<'_>, now: Instant) {
+        if verdicts.is_nowhere() && !verdicts.is_complete() {
             return;
         }
-        let nodes = refused_by_wiring(verdicts, snapshot);
-        if !verdicts.feasible.is_empty() || nodes.is_empty() || ask.terms.never_preempts {
+        let nodes = refused_by_wiring(verdicts);
+        if !verdicts.is_nowhere() || nodes.is_empty() || ask.terms.never_preempts {
             self.pods.remove(&ask.uid);
             return;
         }
@@ -188,14 +188,13 @@ impl Stranded {
 }
 
 /// Nodes where pods that leave would change the answer. kube-scheduler's own filters have passed them.
-fn refused_by_wiring(verdicts: &Verdicts, snapshot: &Snapshot) -> Vec<Arc<str>> {
-    let refused = verdicts.refused.iter();
-    let resolvable = refused.filter(|(_, no)| match no {
+fn refused_by_wiring(verdicts: &Verdicts<'_>) -> Vec<Arc<str>> {
+    let resolvable = verdicts.refused().filter(|(_, no)| match no {
         No::Refused(refusal) => refusal.is_resolvable(),
         No::Promised => true,
         No::Unconfirmed | No::OutOfTime => false,
     });
-    let known = resolvable.filter_map(|(name, _)| snapshot.node(name));
+    let known = resolvable.filter_map(|(one, _)| one.node);
     known
         .map(|node| node.name.clone())
         .take(NODES_MAX)
@@ -235,14 +234,14 @@ impl Plan {
         }
     }
 
-    /// What the pod is to say of it.
+    /// What is to be kept for the pod.
     #[must_use]
-    pub fn note(&self) -> Note {
+    pub fn hold(&self, now: Instant) -> Hold {
         let victims = self.victims.iter().map(|victim| victim.uid.clone());
-        Note {
-            node: self.node.to_string(),
-            victims: victims.collect(),
-            seconds: self.hold_for.as_secs(),
+        Hold {
+            node: self.node.clone(),
+            victims: Arc::new(victims.collect()),
+            until: now + self.hold_for,
         }
     }
 }

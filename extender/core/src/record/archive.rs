@@ -17,7 +17,7 @@ use super::wiring::Wiring;
 use super::{Asked, Basis, Candidate, Decided, Inputs, Offered, Record};
 use crate::decide::Preference;
 use crate::node::{Hardware, NodeState, Topology};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{ByName, Snapshot};
 
 /// What the document is, beside its schema.
 const KIND: &str = "Snapshot";
@@ -224,7 +224,7 @@ impl Archive {
         }
         let states = self.tables.states(&self.replica.resource)?;
         let state = |at: &usize| states.get(*at).cloned().ok_or(Error::Missing("a node"));
-        let mut nodes = HashMap::with_capacity(self.nodes.len());
+        let mut nodes = ByName::default();
         for at in &self.nodes {
             let node = state(at)?;
             nodes.insert(node.name.clone(), node);

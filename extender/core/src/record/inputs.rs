@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use berth_placement::HeldCpus;
-use serde::Serialize;
-
+use super::fnv::Fnv;
 use super::{Asked, Offered};
 use crate::bind::Error::{NoNode, Refused, TooLong};
 use crate::bind::{self, Prepared};
 use crate::decide::{Ask, Preference};
 use crate::group;
 use crate::node::NodeState;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Named, Snapshot};
 
 /// The nodes that were asked about, and the rest of the snapshot.
 #[derive(Clone, Debug)]
@@ -37,40 +35,24 @@ pub enum Candidate {
     Unknown(Box<str>),
 }
 
-/// What enters the hash of one node.
-#[derive(Serialize)]
-struct NodeView<'a> {
-    name: &'a str,
-    rack: Option<&'a str>,
-    promised: u64,
-    topology: Option<&'a str>,
-    is_stale: bool,
-    is_ready: bool,
-    free: Option<u64>,
-    unknown_count: usize,
-    /// CPUs that containers hold alone; absent where none do.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cpus: Option<(Vec<u16>, bool)>,
-    holders: Vec<&'a str>,
-}
-
 // === impl Inputs ===
 
 impl Inputs {
     /// Those nodes of `snapshot`, and what else the answer to `ask` depends on.
     #[must_use]
-    pub fn of(snapshot: &Snapshot, ask: &Ask, names: &[&str], preference: Preference) -> Self {
-        let candidate = |name: &&str| match snapshot.node(name) {
+    pub fn of(
+        snapshot: &Snapshot,
+        ask: &Ask,
+        offered: &[Named<'_>],
+        preference: Preference,
+    ) -> Self {
+        let candidate = |one: &Named<'_>| match one.node {
             Some(node) => Candidate::Known(node.clone()),
-            None => Candidate::Unknown((*name).into()),
+            None => Candidate::Unknown(one.name.into()),
         };
         Self {
-            candidates: names.iter().map(candidate).collect(),
-            peers: group::peers(
-                snapshot,
-                ask,
-                names.iter().filter_map(|name| snapshot.node(name)),
-            ),
+            candidates: offered.iter().map(candidate).collect(),
+            peers: group::peers(snapshot, ask, offered.iter().filter_map(|one| one.node)),
             view: Snapshot {
                 awaited: Arc::new(snapshot.awaited.only(ask.group.as_deref())),
                 ..snapshot.without_nodes()
@@ -146,51 +128,28 @@ impl Inputs {
     /// FNV-1a over what enters the decision, as 16 hexadecimal digits: equal inputs, equal hashes.
     #[must_use]
     pub fn hash(&self, asked: &Asked) -> String {
-        let view = |name: &str, state: Option<&Arc<NodeState>>| {
-            let promised = self.view.promised_to_others(name, &asked.uid);
-            serde_json::to_vec(&NodeView {
-                name,
-                rack: state.and_then(|state| state.rack.as_deref()),
-                promised: promised.bits(),
-                topology: state.and_then(|state| Some(state.topology.as_ref()?.hash.as_str())),
-                is_stale: self.view.is_stale(name),
-                is_ready: state.is_some_and(|state| state.is_ready),
-                free: state.map(|state| state.room.free.bits()),
-                unknown_count: state.map_or(0, |state| state.room.unknown_count),
-                cpus: state
-                    .map(|state| state.room.cpus)
-                    .filter(|cpus| *cpus != HeldCpus::default())
-                    .map(|cpus| cpus.parts()),
-                holders: state.map_or(Vec::new(), |state| {
-                    state.holders.iter().map(|one| one.uid.as_str()).collect()
-                }),
-            })
-        };
+        let mut hash = Fnv::default();
+        hash.text(&asked.pod);
+        hash.text(&format!("{:?}", self.preference));
+        hash.text(self.view.unconfirmed(&asked.uid).unwrap_or_default());
         let candidates = self.candidates.iter().map(|one| (one.name(), one.state()));
         let peers = self.peers.iter().map(|state| (&*state.name, Some(state)));
-        let nodes = candidates.chain(peers);
-        let nodes = nodes.map(|(name, state)| view(name, state).unwrap_or_default());
-        let unconfirmed = self.view.unconfirmed(&asked.uid).unwrap_or_default();
         let awaited = serde_json::to_string(&*self.view.awaited).unwrap_or_default();
-        let (pod, preference) = (&asked.pod, self.preference);
-        let head = format!("{pod} {preference:?} {unconfirmed} {awaited}");
-        let states = self.candidates.iter().filter_map(Candidate::state);
-        let offered = self.offered.as_ref().map(|offered| offered.text(states));
-        let parts = std::iter::once(head.into_bytes())
-            .chain(nodes)
-            .chain(offered);
-        format!(
-            "{:016x}",
-            parts.fold(FNV_BASIS, |hash, part| fnv1a(hash, &part))
-        )
+        hash.text(&awaited);
+        for (name, state) in candidates.chain(peers) {
+            match state {
+                Some(state) => hash.number(state.digest()),
+                None => hash.text(name),
+            }
+            hash.number(self.view.promised_to_others(name, &asked.uid).bits());
+            hash.number(u64::from(self.view.is_stale(name)));
+        }
+        if let Some(offered) = &self.offered {
+            let states = self.candidates.iter().filter_map(Candidate::state);
+            hash.bytes(&offered.text(states));
+        }
+        format!("{:016x}", hash.finish())
     }
-}
-
-const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-
-fn fnv1a(basis: u64, bytes: &[u8]) -> u64 {
-    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    bytes.iter().fold(basis, step)
 }
 
 // === impl Candidate ===

@@ -13,7 +13,7 @@ fn filter(
 ) {
     let (snapshot, ask) = (snapshot(index), Ask::of_pod(pod, RESOURCE));
     let verdicts = decide::filter(&snapshot, &ask, names);
-    let inputs = Inputs::of(&snapshot, &ask, names, decide::Preference::Pack);
+    let inputs = Inputs::of(&snapshot, &ask, &verdicts.offered, decide::Preference::Pack);
     records.filtered(&Asked::of(pod), "now".to_owned(), inputs, &verdicts);
 }
 
@@ -73,6 +73,9 @@ fn the_oldest_are_forgotten() {
     }
     assert_eq!(records.len(), RECORDS_MAX);
     assert!(records.of_pod("ns", "p0").is_empty());
+    assert!(records.of_uid(&"u-p0".into()).is_none());
+    assert!(records.of_uid(&"u-p1".into()).is_some());
+    assert_eq!(records.newest.len(), RECORDS_MAX);
     let last = records.of_pod("ns", &format!("p{RECORDS_MAX}"));
     assert_eq!(last.len(), 1);
     let whole: usize = records.iter().map(Record::bytes).sum();

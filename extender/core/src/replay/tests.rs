@@ -49,17 +49,18 @@ impl Recorder {
     fn filter(&mut self, pod: &Pod, names: &[&str]) {
         let (snapshot, ask) = self.asked(pod);
         let verdicts = decide::filter(&snapshot, &ask, names);
-        let inputs = Inputs::of(&snapshot, &ask, names, Preference::Pack);
+        let inputs = Inputs::of(&snapshot, &ask, &verdicts.offered, Preference::Pack);
         self.records
             .filtered(&Asked::of(pod), String::new(), inputs, &verdicts);
     }
 
     fn prioritize(&mut self, pod: &Pod, names: &[&str], preference: Preference) {
         let (snapshot, ask) = self.asked(pod);
-        let scores = decide::prioritize(&snapshot, &ask, names, preference);
+        let offered = snapshot.named(names.iter().copied());
+        let scores = decide::prioritize(&snapshot, &ask, &offered, preference);
         let hint = decide::hint(&snapshot, &ask, &scores);
         self.index.hint(&ask.uid, hint, Instant::now());
-        let inputs = Inputs::of(&snapshot, &ask, names, preference);
+        let inputs = Inputs::of(&snapshot, &ask, &offered, preference);
         self.records
             .scored(&Asked::of(pod), String::new(), inputs, &scores);
     }
@@ -461,9 +462,10 @@ fn an_answer_that_was_cut_short_replays_as_it_was() {
         looks += 1;
         looks > 2
     };
-    let verdicts = decide::filter_until(&snapshot, &ask(&pod), &names, is_over);
-    assert!(!verdicts.is_complete() && !verdicts.feasible.is_empty());
-    let inputs = Inputs::of(&snapshot, &ask(&pod), &names, Preference::Pack);
+    let offered = snapshot.named(names.iter().copied());
+    let verdicts = decide::filter_until(&snapshot, &ask(&pod), offered, is_over);
+    assert!(!verdicts.is_complete() && !verdicts.is_nowhere());
+    let inputs = Inputs::of(&snapshot, &ask(&pod), &verdicts.offered, Preference::Pack);
     recorder
         .records
         .filtered(&Asked::of(&pod), String::new(), inputs, &verdicts);

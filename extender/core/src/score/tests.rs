@@ -13,7 +13,10 @@ use crate::index::Index;
 fn order(index: &mut Index, pod: &Pod, preference: Preference) -> String {
     let snapshot = snapshot(index);
     let names: Vec<&str> = snapshot.nodes.keys().map(AsRef::as_ref).collect();
-    let mut scores = decide::prioritize(&snapshot, &ask(pod), &names, preference);
+    let offered = snapshot.named(names);
+    let scores = decide::prioritize(&snapshot, &ask(pod), &offered, preference);
+    let scores = scores.iter().map(|(one, score)| (one.name, *score));
+    let mut scores: Vec<_> = scores.collect();
     scores.retain(|(_, score)| *score > 0);
     scores.sort_by(|(a, a_score), (b, b_score)| b_score.cmp(a_score).then(a.cmp(b)));
     let mut text = String::new();

@@ -17,7 +17,7 @@ use crate::bind::{self, Prepared};
 use crate::decide::{self, Ask, Preference};
 use crate::explain::explain;
 use crate::index::Index;
-use crate::record::{Asked, Bound, Decided, Inputs, Outcome, Reason, Records};
+use crate::record::{Asked, Bound, Inputs, Reason, Records};
 use crate::simulate::fresh;
 
 /// A silent agent is refused after this.
@@ -315,25 +315,20 @@ impl<'a> Player<'a> {
         let names: Vec<&str> = self.nodes.keys().map(String::as_str).collect();
         let verdicts = decide::filter(&snapshot, &ask, &names);
         let (asked, at) = (Asked::of(&pod), format!("line {line}"));
-        let inputs = Inputs::of(&snapshot, &ask, &names, self.preference);
-        let refused = reasons(&inputs, &verdicts);
+        let inputs = Inputs::of(&snapshot, &ask, &verdicts.offered, self.preference);
         self.records.filtered(&asked, at.clone(), inputs, &verdicts);
-        let fitting: Vec<&str> = verdicts
-            .feasible
-            .iter()
-            .map(|(name, _)| name.as_str())
-            .collect();
+        let fitting: Vec<_> = verdicts.feasible().map(|(one, _)| one).collect();
         let (node, score) = match fitting[..] {
-            [] => return Ok(Last::Refused(refused)),
-            [only] => (only, None),
+            [] => return Ok(Last::Refused(reasons(&verdicts))),
+            [only] => (only.name, None),
             _ => {
                 let scores = decide::prioritize(&snapshot, &ask, &fitting, self.preference);
                 let inputs = Inputs::of(&snapshot, &ask, &fitting, self.preference);
                 self.records.scored(&asked, at.clone(), inputs, &scores);
-                let mut best = (fitting[0], None);
-                for (name, (_, score)) in fitting.iter().zip(&scores) {
-                    if best.1.is_none_or(|most| *score > most) {
-                        best = (name, Some(*score));
+                let mut best = (fitting[0].name, None);
+                for (one, score) in scores {
+                    if best.1.is_none_or(|most| score > most) {
+                        best = (one.name, Some(score));
                     }
                 }
                 best
@@ -423,16 +418,10 @@ impl std::fmt::Debug for Player<'_> {
 }
 
 /// Nodes by reason.
-fn reasons(inputs: &Inputs, verdicts: &decide::Verdicts) -> BTreeMap<String, Reason> {
-    let Decided::Filter { outcomes, reasons } = Decided::filter(inputs, verdicts) else {
-        return BTreeMap::new();
-    };
-    let names = inputs.names().into_iter().zip(outcomes);
-    names
-        .filter_map(|(name, outcome)| match outcome {
-            Outcome::Refused(at) => Some((name.to_owned(), reasons[at].clone())),
-            Outcome::Fits(_) => None,
-        })
+fn reasons(verdicts: &decide::Verdicts<'_>) -> BTreeMap<String, Reason> {
+    let refused = verdicts.refused();
+    refused
+        .map(|(one, no)| (one.name.to_owned(), Reason::of(no)))
         .collect()
 }
 
