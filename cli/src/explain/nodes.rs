@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_extender_core::explain::{Container, Explanation, NodeStory};
+use berth_extender_core::explain::{Container, Explanation, MeritStory, NodeStory};
 use berth_topology::cpus::CpuList;
 
 use crate::paint::Paint;
@@ -62,6 +62,9 @@ fn told(all: &Explanation, story: &NodeStory) -> Vec<Told> {
         if containers.len() > 1 {
             notes.insert(0, format!("container {}", container.name));
         }
+        if let Some(merit) = story.merit.filter(|_| position == 0) {
+            notes.extend(points(&merit));
+        }
         let sets = format!("{}{more}", container.set_count);
         Told {
             row: vec![node, score, free, sets, gpus(best), gpus(next)],
@@ -97,6 +100,21 @@ fn notes(container: &Container) -> Vec<String> {
         notes.push(format!(
             "gets {given}: by the kubelet's rules, and beside the others"
         ));
+    }
+    notes
+}
+
+/// What the node's score is made of.
+fn points(merit: &MeritStory) -> Vec<String> {
+    let shares = merit.shares.named();
+    let sum: u32 = shares.iter().map(|(_, points)| points).sum();
+    let shares = shares.map(|(name, points)| format!("{name} {points}"));
+    let mut notes = vec![format!("{sum} points: {}", shares.join(", "))];
+    if merit.total != sum {
+        notes.push(format!("the link wish makes {} of it", merit.total));
+    }
+    if merit.is_hinted {
+        notes.push("other pods may be bound there first, which lowers it".to_owned());
     }
     notes
 }

@@ -132,9 +132,11 @@ fn a_pod_is_explained_from_a_file() {
             a     10     1-3,6-7  10    6,7  1,2
                   bandwidth: NVLink 50.0 GB/s
                   decided by what is cut off: NVLink 0.0 GB/s against NVLink 100.0 GB/s
+                  943 points: quality 300, link 300, kept 112, group 200, room 31
             b     10     5-7      3     5,6  5,7
                   bandwidth: NVLink 50.0 GB/s
                   decided by lowest index
+                  955 points: quality 300, link 300, kept 112, group 200, room 43
             refused on 1 node: NoTopology: the node has published no GPU topology
               c
             not bound
@@ -218,6 +220,7 @@ fn long_sets_stay_within_eighty_columns() {
                   container c
                   bandwidth: NVLink 150.0 GB/s
                   decided by lowest index
+                  825 points: quality 300, link 300, kept 0, group 200, room 25
                                     120   0,1          0,2
                   container d
                   bandwidth: NVLink 150.0 GB/s
@@ -227,6 +230,7 @@ fn long_sets_stay_within_eighty_columns() {
                   container c
                   bandwidth: PCIe SYS, gen x width 64
                   decided by lowest index
+                  550 points: quality 300, link 0, kept 0, group 200, room 50
                                     28    0,1          2,3
                   container d
                   bandwidth: NVLink 309.4 GB/s

@@ -5,15 +5,18 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
+use self::merit::Merits;
 use crate::decide::Ask;
 use crate::decide::Outcome;
 use crate::record::{Decided, Inputs, Record};
 
+mod merit;
 mod node;
 mod preemption;
 mod sets;
 mod why_not;
 
+pub use merit::MeritStory;
 pub use node::{Container, NodeStory};
 pub use preemption::{Evicted, Preemption, Victim};
 pub use sets::{Loss, SetStory};
@@ -116,6 +119,8 @@ pub struct WhyNot {
 struct Last<'a> {
     filter: &'a Record,
     scores: HashMap<&'a str, u32>,
+    /// Prioritize's, where it was asked.
+    scored: Option<&'a Record>,
     bind: Option<&'a Record>,
 }
 
@@ -135,10 +140,18 @@ pub fn explain(records: &[Record], resource: &str, why_not: Option<&str>) -> Opt
     let ranking = ranking(&explanation.feasible);
     explanation.preferred = ranking.first().map(|name| (*name).to_owned());
     explanation.runner_up = ranking.get(1).map(|name| (*name).to_owned());
+    let scored = last.scored.and_then(Record::inputs).unwrap_or(inputs);
+    let snapshot = scored.snapshot();
+    let merits = Merits::of(scored, &snapshot, &ask);
+    let story = |name: &str| {
+        let story = story(inputs, &ask, name)?;
+        let merit = merits.on(name);
+        Some(NodeStory { merit, ..story })
+    };
     let told = ranking.iter().take(NODES_MAX);
-    explanation.nodes = told.filter_map(|name| story(inputs, &ask, name)).collect();
+    explanation.nodes = told.filter_map(|name| story(name)).collect();
     explanation.why_not = why_not.map(|node| {
-        let story = story(inputs, &ask, node);
+        let story = story(node);
         why_not::answer(&explanation, node, story)
     });
     Some(explanation)
@@ -154,6 +167,15 @@ fn ranking(feasible: &BTreeMap<String, u32>) -> Vec<&str> {
     names.into_iter().map(|(name, _)| name).collect()
 }
 
+/// Prioritize's scores by node.
+fn scores(record: &Record) -> HashMap<&str, u32> {
+    let names = record.inputs().map(Inputs::names).unwrap_or_default();
+    match &record.decided {
+        Decided::Prioritize { scores } => names.into_iter().zip(scores.iter().copied()).collect(),
+        _ => HashMap::new(),
+    }
+}
+
 fn story(inputs: &Inputs, ask: &Ask, name: &str) -> Option<NodeStory> {
     let candidate = inputs.candidates.iter().find(|one| one.name() == name)?;
     Some(NodeStory::of(candidate, &inputs.snapshot_of(name), ask))
@@ -166,22 +188,14 @@ impl<'a> Last<'a> {
         let is_filter = |record: &&Record| matches!(record.decided, Decided::Filter { .. });
         let filter = records.iter().rev().find(is_filter)?;
         let after = |record: &&Record| record.number > filter.number;
-        let scored = records.iter().filter(after).find_map(|record| {
-            let Decided::Prioritize { scores } = &record.decided else {
-                return None;
-            };
-            Some(
-                record
-                    .inputs()?
-                    .names()
-                    .into_iter()
-                    .zip(scores.iter().copied()),
-            )
-        });
+        let is_scored = |record: &&Record| matches!(record.decided, Decided::Prioritize { .. });
+        let mut scored = records.iter().filter(after).filter(is_scored);
+        let scored = scored.find(|record| record.inputs().is_some());
         let is_bind = |record: &&Record| matches!(record.decided, Decided::Bind { .. });
         Some(Self {
             filter,
-            scores: scored.map(Iterator::collect).unwrap_or_default(),
+            scores: scored.map(scores).unwrap_or_default(),
+            scored,
             bind: records.iter().rev().find(is_bind),
         })
     }

@@ -100,6 +100,22 @@ pub struct Standing {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Merit(pub u32);
 
+/// What a merit is made of; see above.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shares {
+    /// At most [`QUALITY`].
+    pub quality: u32,
+    /// At most [`LINK`].
+    pub link: u32,
+    /// At most [`KEPT`].
+    pub kept: u32,
+    /// At most [`GROUP_FABRIC`] and [`GROUP_RACK`].
+    pub group: u32,
+    /// At most [`ROOM`]; with spreading, and [`KEPT`].
+    pub room: u32,
+}
+
 /// The level of each node, from merits; `None` does not fit.
 #[must_use]
 pub fn levels(merits: &[Option<Merit>]) -> Vec<u32> {
@@ -115,6 +131,26 @@ pub fn levels(merits: &[Option<Merit>]) -> Vec<u32> {
     }
     let level = |merit: &Option<Merit>| merit.map_or(0, |merit| level_of[&merit]);
     merits.iter().map(level).collect()
+}
+
+// === impl Shares ===
+
+impl Shares {
+    /// Each by its name.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u32); 5] {
+        [
+            ("quality", self.quality),
+            ("link", self.link),
+            ("kept", self.kept),
+            ("group", self.group),
+            ("room", self.room),
+        ]
+    }
+
+    fn sum(&self) -> u32 {
+        self.quality + self.link + self.kept + self.group + self.room
+    }
 }
 
 // === impl Standing ===
@@ -139,18 +175,30 @@ impl Standing {
         }
     }
 
+    /// Its shares, with what the group's pull gives it.
+    #[must_use]
+    pub fn shares(&self, pull: u32, preference: Preference) -> Shares {
+        let share = |weight: u32, permille: u32| weight * permille.min(1_000) / 1_000;
+        let (kept, room) = match preference {
+            Preference::Pack => (
+                share(KEPT, self.kept_permille),
+                share(ROOM, 1_000 - self.free_permille),
+            ),
+            Preference::Spread => (0, share(KEPT + ROOM, self.free_permille)),
+        };
+        Shares {
+            quality: share(QUALITY, self.score * 100),
+            link: share(LINK, link_permille(self.link)),
+            kept,
+            group: pull,
+            room,
+        }
+    }
+
     /// The sum of its shares, with what the group's pull gives it.
     #[must_use]
     pub fn merit(&self, pull: u32, preference: Preference) -> Merit {
-        let share = |weight: u32, permille: u32| weight * permille.min(1_000) / 1_000;
-        let after = match preference {
-            Preference::Pack => {
-                share(KEPT, self.kept_permille) + share(ROOM, 1_000 - self.free_permille)
-            }
-            Preference::Spread => share(KEPT + ROOM, self.free_permille),
-        };
-        let quality = share(QUALITY, self.score * 100);
-        let sum = quality + share(LINK, link_permille(self.link)) + pull + after;
+        let sum = self.shares(pull, preference).sum();
         Merit(match self.is_wish_met {
             None => sum,
             Some(true) => WISH_MET_MIN + sum * (MERIT_MAX - WISH_MET_MIN) / MERIT_MAX,

@@ -7,6 +7,7 @@ use berth_topology::claim::ContainerClaim;
 use berth_topology::ids::NumaId;
 use serde::{Deserialize, Serialize};
 
+use super::merit::MeritStory;
 use super::sets::{SetStory, Told, sets};
 use crate::decide::{self, Ask};
 use crate::node::{NodeState, Topology};
@@ -28,6 +29,9 @@ pub struct NodeStory {
     /// Why it may give others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inexact: Option<String>,
+    /// What its score is made of; absent where the pod does not fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merit: Option<MeritStory>,
     /// Hash of the topology that its agent published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topology_hash: Option<String>,

@@ -86,6 +86,7 @@ fn why_not_is_answered_for_every_way_in_which_a_node_can_lose() {
         "b",
         &[
             "b fits, but a is better: score 10 against",
+            "the difference is mostly link: 300 against 0 of a node's 1000 points",
             "GPUs 2, 3, 6, 7",
             "on a: GPUs 4, 5, 6, 7",
         ],

@@ -98,12 +98,14 @@ fn lost(all: &Explanation, story: &NodeStory) -> Vec<String> {
         )],
         None => vec![format!("{node} fits")],
     };
+    let best = all.preferred.as_deref().filter(|best| *best != node);
+    let best = best.and_then(|best| all.nodes.iter().find(|story| story.node == best));
+    if let (Some(this), Some(better)) = (&story.merit, best.and_then(|best| best.merit)) {
+        sentences.extend(this.lost_by(&better));
+    }
     sentences.extend(best_set(story));
     sentences.extend(promise(story));
-    if let Some(best) = all.preferred.as_deref().filter(|best| *best != node) {
-        let best = all.nodes.iter().find(|story| story.node == best);
-        sentences.extend(best.and_then(best_set));
-    }
+    sentences.extend(best.and_then(best_set));
     if let Some(bind) = all.bind.as_ref().filter(|bind| bind.error.is_none()) {
         sentences.push(match bind.node == node {
             true => "the pod was bound to it".to_owned(),
