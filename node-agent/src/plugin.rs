@@ -21,6 +21,8 @@ mod books;
 pub mod bound;
 pub mod channel;
 pub mod checkpoint;
+#[cfg(test)]
+mod churn;
 mod desk;
 pub mod devices;
 #[cfg(test)]

@@ -10,7 +10,7 @@
 //! published is what was seen, and while the machine still answers its probes: a reader that sees
 //! renewals may trust the topology.
 
-mod backoff;
+pub(crate) mod backoff;
 mod cluster;
 mod merge;
 mod plan;
@@ -292,7 +292,7 @@ impl Given {
 }
 
 /// What an error's message leaves out, outermost cause first.
-fn causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
     causes
         .map(ToString::to_string)

@@ -13,11 +13,11 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::pods::Pods;
+use crate::publish::backoff::Backoff;
+use crate::publish::causes;
 
 /// The kubelet waits for the answer while it admits a pod, and has one second for it in all.
 const LIST_WITHIN: Duration = Duration::from_millis(500);
-/// After a broken watch.
-const PAUSE: Duration = Duration::from_secs(1);
 /// A kubelet runs 110 pods unless told otherwise.
 const PAGE_OBJECTS: u32 = 250;
 
@@ -73,15 +73,17 @@ impl BoundPods {
 
     /// For ever. A watch that broke is followed by a fresh list.
     pub async fn follow(&self) {
+        let mut backoff = Backoff::default();
         loop {
-            if let Err(error) = self.follow_once().await {
-                warn!(%error, "watching the pods of this node; starting again");
+            if let Err(error) = self.follow_once(&mut backoff).await {
+                let cause = causes(&error);
+                warn!(%error, cause, "watching the pods of this node; starting again");
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(backoff.next_wait()).await;
         }
     }
 
-    async fn follow_once(&self) -> Result<(), watcher::Error> {
+    async fn follow_once(&self, backoff: &mut Backoff) -> Result<(), watcher::Error> {
         let config = watcher::Config::default()
             .fields(&self.selector())
             .page_size(PAGE_OBJECTS);
@@ -92,7 +94,10 @@ impl BoundPods {
             match event {
                 Event::Init => listed.clear(),
                 Event::InitApply(pod) => listed.push(slim(pod)),
-                Event::InitDone => self.lock().reset(std::mem::take(&mut listed)),
+                Event::InitDone => {
+                    self.lock().reset(std::mem::take(&mut listed));
+                    backoff.reset();
+                }
                 Event::Apply(pod) => self.lock().apply(slim(pod)),
                 Event::Delete(pod) => self.lock().delete(&pod),
             }
@@ -101,8 +106,10 @@ impl BoundPods {
         Ok(())
     }
 
+    /// Pods that have ended stay in the API server by the thousand.
     fn selector(&self) -> String {
-        format!("spec.nodeName={}", self.node)
+        let node = &self.node;
+        format!("spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed")
     }
 
     fn changed(&self) {

@@ -99,10 +99,15 @@ impl Desk {
             basis,
             pod,
         } = preference;
-        info!(resource = self.resource, ?basis, pod, ?devices, "preferred");
-        ContainerPreferredAllocationResponse {
-            device_ids: devices.iter().map(GpuUuid::to_string).collect(),
-        }
+        let device_ids: Vec<String> = devices.iter().map(GpuUuid::to_string).collect();
+        info!(
+            resource = self.resource,
+            ?basis,
+            pod,
+            ?device_ids,
+            "preferred"
+        );
+        ContainerPreferredAllocationResponse { device_ids }
     }
 
     fn preference(&self, question: &Question) -> Preference {
@@ -121,7 +126,7 @@ impl Desk {
             known = self.known();
         }
         if let Err(refusal) = self.check(&known, devices) {
-            warn!(resource = self.resource, ?devices, %refusal, "not given");
+            warn!(resource = self.resource, %refusal, "not given");
             return Err(refusal);
         }
         let recipient = known.recipient(devices);

@@ -91,8 +91,9 @@ pub fn joined(listed: &[PodResources], pods: &Pods) -> Vec<Allocation> {
     rows
 }
 
-/// Whether one of `devices` is held by a container that lives; `ours` are containers of the pod that
-/// is being given some, whose init containers hand theirs on.
+/// Whether one of `devices` is held by a container of a pod that lives in the API server. What
+/// PodResources listed of a pod that is not there may have ended since: the kubelet knows better.
+/// `hands_on` are init containers of the pod that is being given some.
 ///
 /// # Errors
 /// Who holds it.
@@ -103,7 +104,8 @@ pub fn check(
     hands_on: impl Fn(&Allocation) -> bool,
 ) -> Result<(), Refusal> {
     let of_resource = rows.iter().filter(|row| row.resource == resource);
-    for row in of_resource.filter(|row| !hands_on(row)) {
+    let living = of_resource.filter(|row| row.pod_uid.is_some());
+    for row in living.filter(|row| !hands_on(row)) {
         if let Some(device) = row.devices.iter().find(|device| devices.contains(device)) {
             return Err(Refusal {
                 device: device.clone(),

@@ -13,6 +13,7 @@ use tracing::warn;
 
 use super::books::Books;
 use super::bound::BoundPods;
+use super::channel;
 use super::checkpoint;
 use super::gate::Gate;
 use super::pod_resources::{AllocatableResourcesResponse, PodResourcesSocket};
@@ -43,6 +44,7 @@ pub(crate) struct Observer {
 struct Schedule {
     asked_at: Option<Instant>,
     changed_at: Option<Instant>,
+    was_answered: bool,
     trouble: Option<String>,
 }
 
@@ -54,6 +56,7 @@ impl Observer {
         let mut schedule = Schedule {
             asked_at: None,
             changed_at: None,
+            was_answered: false,
             trouble: None,
         };
         let mut changes = self.pods.changes();
@@ -64,7 +67,7 @@ impl Observer {
                 changes.mark_unchanged();
                 schedule.changed_at = Some(Instant::now());
             }
-            let (rows, modified) = self.books.rows();
+            let (mut rows, modified) = self.books.rows();
             if modified != written {
                 written = modified;
                 schedule.changed_at = Some(Instant::now());
@@ -73,17 +76,37 @@ impl Observer {
                 && let Some(socket) = &self.settings.pod_resources
             {
                 self.ask(socket, &mut schedule, &mut allocatable).await;
+                (rows, _) = self.books.rows();
             }
-            let now = self.given(rows, &allocatable);
-            given.send_if_modified(|known| {
-                let has_changed = known.as_ref() != Some(&now);
-                if has_changed {
-                    *known = Some(now);
-                }
-                has_changed
-            });
+            if self.knows_enough(&schedule) {
+                self.tell(&given, rows, &allocatable);
+            }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    fn tell(
+        &self,
+        given: &watch::Sender<Option<Given>>,
+        rows: Vec<Allocation>,
+        allocatable: &AllocatableResourcesResponse,
+    ) {
+        let now = self.given(rows, allocatable);
+        given.send_if_modified(|known| {
+            let has_changed = known.as_ref() != Some(&now);
+            if has_changed {
+                *known = Some(now);
+            }
+            has_changed
+        });
+    }
+
+    /// Until then what an earlier run published stays: an allocation that is not listed is a GPU that
+    /// may be promised again. Where PodResources does not answer, the checkpoint alone will do.
+    fn knows_enough(&self, schedule: &Schedule) -> bool {
+        let has_checkpoint = self.settings.serves && schedule.trouble.is_some();
+        self.pods.lock().is_listed()
+            && (self.settings.pod_resources.is_none() || schedule.was_answered || has_checkpoint)
     }
 
     /// Skipped while an allocation is served; the next look tries again.
@@ -98,20 +121,28 @@ impl Observer {
         };
         schedule.asked_at = Some(Instant::now());
         schedule.changed_at = None;
-        let answer = match socket.list().await {
-            Ok(list) => {
-                self.books.list(&list.pod_resources);
-                socket.allocatable().await
-            }
-            Err(error) => Err(error),
-        };
-        match answer {
-            Ok(answer) => {
-                *allocatable = answer;
+        match self.ask_both(socket, allocatable).await {
+            Ok(()) => {
+                schedule.was_answered = true;
                 schedule.trouble = None;
             }
             Err(error) => schedule.tell(format!("{:#}", anyhow::Error::from(error))),
         }
+    }
+
+    /// What others serve is only asked for where we do not: an allocation that we serve waits for one
+    /// call at most.
+    async fn ask_both(
+        &self,
+        socket: &PodResourcesSocket,
+        allocatable: &mut AllocatableResourcesResponse,
+    ) -> Result<(), channel::Error> {
+        let list = socket.list().await?;
+        self.books.list(&list.pod_resources);
+        if !self.settings.serves {
+            *allocatable = socket.allocatable().await?;
+        }
+        Ok(())
     }
 
     fn given(&self, rows: Vec<Allocation>, allocatable: &AllocatableResourcesResponse) -> Given {

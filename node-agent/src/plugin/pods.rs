@@ -15,6 +15,7 @@ pub struct Pods {
     bound: BTreeMap<PodUid, Bound>,
     /// What the next pod that was not known before is numbered.
     next: u64,
+    is_listed: bool,
 }
 
 /// One pod and when it was first seen.
@@ -46,6 +47,13 @@ impl Pods {
             self.put(pod, known.map_or(self.next, |known| known.order));
         }
         self.next += 1;
+        self.is_listed = true;
+    }
+
+    /// Whether all pods were listed once; before that, a pod that is not here may be there.
+    #[must_use]
+    pub fn is_listed(&self) -> bool {
+        self.is_listed
     }
 
     /// In the order in which the kubelet admits them.

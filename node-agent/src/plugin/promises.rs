@@ -145,12 +145,15 @@ impl Promises {
         nexts.find(|(_, want)| want.claim.gpu_count == size)
     }
 
-    /// Everything that is promised to pods that wait, but for `except`.
+    /// Everything that is promised to pods that wait, but for `except`, or that containers have: the
+    /// kubelet may offer what a pod holds that is just ending.
     pub fn reserved<'a>(&'a self, except: Option<&'a PodUid>) -> impl Iterator<Item = &'a GpuUuid> {
         let others = self.waiting.iter();
         let others = others.filter(move |waiting| Some(&waiting.pod) != except);
         let wants = others.flat_map(|waiting| &waiting.wants);
-        wants.flat_map(|want| want.promise.iter().flat_map(ContainerAssignment::gpus))
+        let promised =
+            wants.flat_map(|want| want.promise.iter().flat_map(ContainerAssignment::gpus));
+        promised.chain(self.given.iter().flat_map(|given| &given.devices))
     }
 
     /// What is free instead of `promised`: where another container was given it, that one's promise,

@@ -236,6 +236,15 @@ impl Kubelet {
     }
 }
 
+impl Drop for Kubelet {
+    /// Its streams hold what is shared, and would outlive it.
+    fn drop(&mut self) {
+        if let Ok(mut streams) = self.shared.streams.try_lock() {
+            streams.abort_all();
+        }
+    }
+}
+
 // === impl Shared ===
 
 impl Shared {

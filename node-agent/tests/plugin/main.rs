@@ -16,7 +16,7 @@ use berth_node_agent::plugin::{self, Settings};
 use berth_node_agent::probe::{Probe, Source};
 use berth_node_agent::publish::{Given, Observation};
 use berth_topology::assignment::{Assignment, ContainerAssignment, Rank};
-use berth_topology::gpu::HealthState;
+use berth_topology::gpu::{HealthState, Mig, MigInstance};
 use berth_topology::ids::PodUid;
 use berth_topology::names;
 use berth_topology::node::Status;
@@ -282,8 +282,6 @@ async fn a_plugin_that_was_started_again_goes_by_what_the_kubelet_wrote() {
         .until("the end of the stream", |seen| seen.devices.is_empty())
         .await;
 
-    let again = Stage::new(true);
-    // the new agent's own folder stays unused: it serves the first one's
     let (observations, observed) = watch::channel(None);
     let (giver, _given) = watch::channel(None);
     let settings = Settings {
@@ -297,7 +295,6 @@ async fn a_plugin_that_was_started_again_goes_by_what_the_kubelet_wrote() {
             control_files: None,
         },
     };
-    drop(again);
     let mut agent = JoinSet::new();
     agent.spawn(plugin::run(
         settings,
@@ -346,6 +343,31 @@ async fn a_gpu_that_fails_is_listed_as_unhealthy_at_once_and_comes_back() {
         status.gpus.remove(3);
     });
     kubelet.until("a lost GPU", health(UNHEALTHY)).await;
+}
+
+#[tokio::test]
+async fn mig_instances_are_devices_of_a_resource_of_their_own() {
+    let stage = Stage::new(true);
+    let kubelet = stage.kubelet();
+    stage.observe(|status| {
+        let instance = |number: usize| MigInstance {
+            uuid: format!("MIG-{number}").as_str().into(),
+            profile: "1g.10gb".to_owned(),
+            ..MigInstance::default()
+        };
+        status.gpus[7].mig = Some(Mig {
+            mode: "enabled".to_owned(),
+            instances: (0..7).map(instance).collect(),
+        });
+    });
+    let seen = kubelet
+        .until("both resources", |seen| {
+            let counts = seen.devices.values().map(|list| list.devices.len());
+            counts.collect::<Vec<_>>() == [7, 7]
+        })
+        .await;
+    let names: Vec<&String> = seen.devices.keys().collect();
+    assert_eq!(names, [RESOURCE, "nvidia.com/mig-1g.10gb"]);
 }
 
 #[tokio::test]

@@ -146,6 +146,11 @@ fn a_device_that_a_living_container_holds_is_not_given_again() {
             gpus("1")[0]
         )
     );
+    let stranger = Allocation {
+        pod_uid: None,
+        ..row("a", "main", "0 1")
+    };
+    assert_eq!(check_held(&[stranger], &wanted, |_| false), Ok(()));
     let others = gpus("2 3").into_iter().collect();
     assert_eq!(check_held(&held, &others, |_| false), Ok(()));
 }
