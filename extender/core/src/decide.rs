@@ -17,6 +17,7 @@ use crate::hints::Hint;
 use crate::node::{NodeState, Room, Topology};
 use crate::pod::{PodRecord, Terms};
 use crate::score::{self, Merit};
+use crate::situation::Situation;
 use crate::snapshot::{Named, Snapshot};
 
 pub use crate::score::{Preference, Standing};
@@ -102,11 +103,11 @@ pub fn filter_until<'a>(
     let mut verdicts = Verdicts::of_none(offered.len());
     let mut judge = Judge::new(snapshot, ask);
     let mut was_over = false;
-    for (position, one) in offered.iter().enumerate() {
+    for (position, (one, situation)) in offered.iter().zip(situations(&offered)).enumerate() {
         was_over |= position.is_multiple_of(NODES_PER_LOOK) && is_over();
         verdicts.push(match was_over {
             true => Err(No::OutOfTime),
-            false => judge.judge(*one),
+            false => judge.judge_in(situation, *one),
         });
     }
     Verdicts {
@@ -141,8 +142,8 @@ pub fn merits<'a>(
     let candidates = offered.iter().filter_map(|one| one.node);
     let pull = Pull::of(snapshot, ask, candidates);
     let mut judge = Judge::new(snapshot, ask);
-    let merit = |one: Named<'a>| {
-        let standing = judge.judge(one).ok()?;
+    let merit = |(one, situation): (&Named<'a>, _)| {
+        let standing = judge.judge_in(situation, *one).ok()?;
         let node = one.node?;
         let pull = pull.on(node);
         let now = standing.merit(pull, preference);
@@ -151,11 +152,12 @@ pub fn merits<'a>(
             return Some(now);
         }
         let room = node.room_for(&ask.uid, ask.terms.priority).less(promised);
-        let later = judge.judge_with(one, |_| room);
+        let later = judge.judge_with(*one, |_| room);
         let later = later.map(|standing| standing.merit(pull, preference));
         Some(now.min(later.unwrap_or_default()))
     };
-    offered.iter().copied().map(merit).collect()
+    let each = offered.iter().zip(situations(offered));
+    each.map(merit).collect()
 }
 
 /// The node that kube-scheduler will most likely take, if one scores above all others, and the GPUs
@@ -216,6 +218,13 @@ pub fn choose(snapshot: &Snapshot, ask: &Ask, name: &str) -> Result<PodPlacement
     Ok(placement)
 }
 
+/// The situation of each node where that alone counts. One look at thousands of nodes and nothing
+/// else between two of them: memory is read ahead only where little is done with it.
+fn situations<'a>(offered: &[Named<'a>]) -> Vec<Option<&'a Situation>> {
+    let situation = |one: &Named<'a>| one.node.and_then(|node| node.plain());
+    offered.iter().map(situation).collect()
+}
+
 /// The node, if anything may be placed there at all.
 fn usable_node<'a>(
     snapshot: &Snapshot,
@@ -253,11 +262,23 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// How well the pod fits the node now.
-    fn judge(&mut self, one: Named<'a>) -> Result<Standing, No> {
-        if let Some(standing) = self.judge_by_situation(one) {
-            return standing;
+    /// How well the pod fits the node now, by its situation alone where there is one.
+    fn judge_in(
+        &mut self,
+        situation: Option<&'a Situation>,
+        one: Named<'a>,
+    ) -> Result<Standing, No> {
+        match (situation, self.claim) {
+            (Some(situation), Some(claim)) if !self.snapshot.is_stale(one.name) => {
+                let standing = self.alike.standing_in(situation, claim);
+                standing.map_err(No::Refused)
+            }
+            _ => self.judge(one),
         }
+    }
+
+    /// The same, from all that is known of the node.
+    fn judge(&mut self, one: Named<'a>) -> Result<Standing, No> {
         let (uid, priority) = (&self.ask.uid, self.ask.terms.priority);
         let no = match self.judge_with(one, |node| node.room_for(uid, priority)) {
             Err(no) if no.is_resolvable() => no,
@@ -268,17 +289,6 @@ impl<'a> Judge<'a> {
             return Err(No::Promised);
         }
         Err(no)
-    }
-
-    /// The same for a node of which only its situation counts, without a look at the rest of it.
-    fn judge_by_situation(&mut self, one: Named<'a>) -> Option<Result<Standing, No>> {
-        let (claim, node) = (self.claim?, one.node?);
-        let situation = node.derived.situation.as_deref()?;
-        if !node.promises.is_empty() || self.snapshot.is_stale(one.name) {
-            return None;
-        }
-        let standing = self.alike.standing_in(situation, claim);
-        Some(standing.map_err(No::Refused))
     }
 
     /// How well it would fit in `room`.

@@ -120,6 +120,12 @@ impl NodeState {
         self.room.less(kept_from(&self.promises, uid, priority))
     }
 
+    /// Its situation, if that alone says what a pod may be given: nothing is kept for others.
+    pub(crate) fn plain(&self) -> Option<&Situation> {
+        let situation = self.derived.situation.as_deref()?;
+        self.promises.is_empty().then_some(situation)
+    }
+
     /// One number for all that decisions read of it.
     #[must_use]
     pub fn digest(&self) -> u64 {

@@ -58,7 +58,7 @@ impl<'a> FilterResult<'a> {
     /// When a name cannot be written, which no name that was read can cause.
     pub fn encode(&self, body: &[u8]) -> Result<Vec<u8>> {
         let mut sentences = Sentences::default();
-        let mut answer = Vec::with_capacity(1 << 12);
+        let mut answer = Vec::with_capacity(self.bytes_about());
         answer.extend_from_slice(b"{\"Nodes\":");
         self.encode_nodes(body, &mut answer);
         answer.extend_from_slice(b",\"NodeNames\":");
@@ -72,6 +72,13 @@ impl<'a> FilterResult<'a> {
         serde_json::to_writer(&mut answer, &self.error)?;
         answer.push(b'}');
         Ok(answer)
+    }
+
+    /// Names of a few dozen bytes, and as much of a sentence beside those that were refused.
+    fn bytes_about(&self) -> usize {
+        let kept = self.node_names.as_ref().map_or(0, Vec::len);
+        let refused = self.failed_nodes.0.len() + self.failed_and_unresolvable_nodes.0.len();
+        256 + 32 * kept + 128 * refused
     }
 
     fn encode_nodes(&self, body: &[u8], answer: &mut Vec<u8>) {

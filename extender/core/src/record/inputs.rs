@@ -141,8 +141,8 @@ impl Inputs {
                 Some(state) => hash.number(state.digest()),
                 None => hash.text(name),
             }
-            hash.number(self.view.promised_to_others(name, &asked.uid).bits());
-            hash.number(u64::from(self.view.is_stale(name)));
+            let promised = self.view.promised_to_others(name, &asked.uid);
+            hash.number(promised.bits() ^ u64::from(self.view.is_stale(name)).rotate_right(1));
         }
         if let Some(offered) = &self.offered {
             let states = self.candidates.iter().filter_map(Candidate::state);
