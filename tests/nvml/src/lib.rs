@@ -5,7 +5,8 @@
 //! a recorded failure returned as its code. What it does not export is a symbol that is missing, as
 //! with an older driver.
 //!
-//! * `BERTH_NVML_MACHINE`: a machine's raw file (`machines/NAME.raw.json`), read at every first init
+//! * `BERTH_NVML_MACHINE`: a machine's raw file (`machines/NAME.raw.json`), read at every first init,
+//!   and when the devices are counted and it has changed
 //! * `BERTH_NVML_BREAK`: functions that return `NVML_ERROR_UNKNOWN`: `all`, a list with commas, or
 //!   `@FILE`, read at every call and holding such a list
 

@@ -5,6 +5,7 @@
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{PoisonError, RwLock};
+use std::time::SystemTime;
 
 use nvml_wrapper_sys::bindings::nvmlReturn_t;
 
@@ -13,6 +14,8 @@ use crate::machine::Machine;
 
 const MACHINE: &str = "BERTH_NVML_MACHINE";
 const BREAK: &str = "BERTH_NVML_BREAK";
+/// What is called first whenever everything is asked.
+const COUNT: &str = "nvmlDeviceGetCount_v2";
 
 static STATE: RwLock<Option<State>> = RwLock::new(None);
 
@@ -20,6 +23,8 @@ static STATE: RwLock<Option<State>> = RwLock::new(None);
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) machine: Machine,
+    /// When its file was written, as the file system says.
+    written: Option<SystemTime>,
     /// Inits less shutdowns.
     users: u32,
 }
@@ -30,6 +35,9 @@ pub(crate) fn call(
     body: impl FnOnce(&State) -> Result<(), nvmlReturn_t>,
 ) -> nvmlReturn_t {
     guard(|| {
+        if name == COUNT {
+            look_again();
+        }
         let state = STATE.read().unwrap_or_else(PoisonError::into_inner);
         let state = state.as_ref().ok_or(UNINITIALIZED)?;
         fail_if_broken(name)?;
@@ -45,8 +53,13 @@ pub(crate) fn init(name: &str) -> nvmlReturn_t {
         match state.as_mut() {
             Some(state) => state.users += 1,
             None => {
+                let written = written();
                 let machine = read_machine()?;
-                *state = Some(State { machine, users: 1 });
+                *state = Some(State {
+                    machine,
+                    written,
+                    users: 1,
+                });
             }
         }
         Ok(())
@@ -65,6 +78,24 @@ pub(crate) fn shutdown() -> nvmlReturn_t {
         }
         Ok(())
     })
+}
+
+/// Reads the machine again if its file has changed. One that cannot be read leaves what there was.
+fn look_again() {
+    let mut state = STATE.write().unwrap_or_else(PoisonError::into_inner);
+    let now = written();
+    let Some(state) = state.as_mut().filter(|state| state.written != now) else {
+        return;
+    };
+    if let Ok(machine) = read_machine() {
+        state.machine = machine;
+        state.written = now;
+    }
+}
+
+fn written() -> Option<SystemTime> {
+    let path = env::var_os(MACHINE)?;
+    std::fs::metadata(path).ok()?.modified().ok()
 }
 
 fn guard(body: impl FnOnce() -> Result<(), nvmlReturn_t>) -> nvmlReturn_t {
@@ -117,6 +148,7 @@ pub(crate) fn with_machine(raw: berth_topology::raw::RawMachine, body: impl FnOn
     let set = |state| *STATE.write().unwrap_or_else(PoisonError::into_inner) = state;
     set(Some(State {
         machine: Machine { raw },
+        written: written(),
         users: 1,
     }));
     body();
