@@ -41,7 +41,7 @@ mod streams;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use berth_topology::ids::NodeName;
 use berth_topology::node::Status;
@@ -187,6 +187,7 @@ impl Plugin {
             pods: self.pods.clone(),
             books: self.books.clone(),
             gate: self.gate.clone(),
+            told: Mutex::default(),
         });
         let session = Session {
             desk,

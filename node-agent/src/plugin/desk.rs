@@ -2,7 +2,7 @@
 //! pure parts decide, keeps the books.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use berth_topology::allocation::Allocation;
 use berth_topology::assignment::ContainerAssignment;
@@ -35,6 +35,8 @@ pub(crate) struct Desk {
     pub(crate) pods: Arc<BoundPods>,
     pub(crate) books: Arc<Books>,
     pub(crate) gate: Arc<Gate>,
+    /// Containers of which it was said that they have other devices than they were promised.
+    pub(crate) told: Mutex<BTreeSet<(String, String)>>,
 }
 
 /// What is known when the kubelet asks.
@@ -85,6 +87,31 @@ impl Desk {
         Ok(AllocateResponse {
             container_responses: answers,
         })
+    }
+
+    /// Says of each container once that it has other devices than it was promised. By the kubelet's
+    /// book: when it asks it does not say for whom.
+    pub(crate) fn tell_swaps(&self) {
+        let swapped = self.known().promises.given.into_iter().filter(|given| {
+            let is_promise = !given.promised.is_empty();
+            is_promise && given.promised != given.devices
+        });
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut *told);
+        for given in swapped {
+            let key = (given.pod.clone(), given.container.clone());
+            if !before.contains(&key) {
+                warn!(
+                    resource = self.resource,
+                    pod = given.pod,
+                    container = given.container,
+                    devices = ?given.devices,
+                    promised = ?given.promised,
+                    "has other devices than it was promised"
+                );
+            }
+            told.insert(key);
+        }
     }
 
     async fn prefer_one(&self, question: &Question) -> ContainerPreferredAllocationResponse {

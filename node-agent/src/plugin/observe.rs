@@ -65,12 +65,12 @@ impl Observer {
         while !given.is_closed() {
             if changes.has_changed().unwrap_or(false) {
                 changes.mark_unchanged();
-                schedule.changed_at = Some(Instant::now());
+                schedule.has_changed();
             }
             let (mut rows, modified) = self.books.rows();
             if modified != written {
                 written = modified;
-                schedule.changed_at = Some(Instant::now());
+                schedule.has_changed();
             }
             if schedule.is_due()
                 && let Some(socket) = &self.settings.pod_resources
@@ -168,6 +168,11 @@ impl Schedule {
         let since = |at: Option<Instant>| at.map(|at| at.elapsed());
         since(self.asked_at).is_none_or(|age| age >= ASK_EVERY)
             || since(self.changed_at).is_some_and(|age| age >= ASK_AFTER_CHANGE)
+    }
+
+    /// Counts from the first change: where one follows the other it is asked all the same.
+    fn has_changed(&mut self) {
+        self.changed_at.get_or_insert_with(Instant::now);
     }
 
     fn tell(&mut self, trouble: String) {

@@ -21,7 +21,7 @@ pub struct Pods {
 /// One pod and when it was first seen.
 #[derive(Debug)]
 struct Bound {
-    order: u64,
+    turn: u64,
     pod: Pod,
 }
 
@@ -44,7 +44,7 @@ impl Pods {
         let mut before = std::mem::take(&mut self.bound);
         for pod in pods {
             let known = before.remove(&uid(&pod));
-            self.put(pod, known.map_or(self.next, |known| known.order));
+            self.put(pod, known.map_or(self.next, |known| known.turn));
         }
         self.next += 1;
         self.is_listed = true;
@@ -56,16 +56,26 @@ impl Pods {
         self.is_listed
     }
 
-    /// In the order in which the kubelet admits them.
+    /// A kubelet that starts learns of all of them at once.
+    pub fn kubelet_started(&mut self) {
+        for bound in self.bound.values_mut() {
+            bound.turn = self.next;
+        }
+        self.next += 1;
+    }
+
+    /// In the order in which the kubelet admits them, each with its turn: it learns of the pods of one
+    /// turn at once, and of those of a later one when it has admitted or refused these.
     #[must_use]
-    pub fn in_order(&self) -> Vec<&Pod> {
+    pub fn in_order(&self) -> Vec<(u64, &Pod)> {
         let mut bound: Vec<&Bound> = self.bound.values().collect();
         bound.sort_by_key(|bound| {
             let metadata = &bound.pod.metadata;
             let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
-            (bound.order, created, &metadata.namespace, &metadata.name)
+            (bound.turn, created, &metadata.namespace, &metadata.name)
         });
-        bound.into_iter().map(|bound| &bound.pod).collect()
+        let pods = bound.into_iter();
+        pods.map(|bound| (bound.turn, &bound.pod)).collect()
     }
 
     /// The pod that the kubelet knows by that uid.
@@ -94,14 +104,14 @@ impl Pods {
         self.bound.get(uid).map(|bound| &bound.pod)
     }
 
-    fn put(&mut self, pod: Pod, order: u64) {
+    fn put(&mut self, pod: Pod, turn: u64) {
         let uid = uid(&pod);
         if has_ended(&pod) {
             self.bound.remove(&uid);
             return;
         }
-        let order = self.bound.get(&uid).map_or(order, |known| known.order);
-        self.bound.insert(uid, Bound { order, pod });
+        let turn = self.bound.get(&uid).map_or(turn, |known| known.turn);
+        self.bound.insert(uid, Bound { turn, pod });
     }
 }
 
@@ -144,7 +154,7 @@ mod tests {
     fn names(pods: &Pods) -> Vec<&str> {
         let names = pods.in_order().into_iter();
         names
-            .filter_map(|pod| pod.metadata.name.as_deref())
+            .filter_map(|(_, pod)| pod.metadata.name.as_deref())
             .collect()
     }
 
@@ -170,6 +180,17 @@ mod tests {
             pod("listed", 30),
         ]);
         assert_eq!(names(&pods), ["listed", "second", "third", "fourth"]);
+    }
+
+    #[test]
+    fn a_kubelet_that_starts_admits_those_that_are_there_by_creation_time() {
+        let mut pods = Pods::default();
+        for (name, created_s) in [("second", 20), ("third", 10)] {
+            pods.apply(pod(name, created_s));
+        }
+        pods.kubelet_started();
+        pods.apply(pod("after", 1));
+        assert_eq!(names(&pods), ["third", "second", "after"]);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! A promise is a container's part of the assignment that the extender wrote with the binding. The
 //! kubelet asks for one container at a time and names none: who asks is concluded from the order in
-//! which it admits pods, and containers within a pod.
+//! which it admits pods, and containers within a pod. A pod that it refused says so late, after a start of
+//! the kubelet ten seconds late; what it gives to pods of later turns tells it before.
 
 use std::collections::BTreeSet;
 
@@ -31,6 +32,8 @@ pub struct Waiting {
     pub pod: PodUid,
     /// `namespace/name`.
     pub name: String,
+    /// When the kubelet learned of it, before or after others.
+    pub turn: u64,
     /// Whether the kubelet says that it has admitted the pod; then it will hardly ask.
     pub is_admitted: bool,
     /// Those containers, at least one, in the order in which it will ask.
@@ -55,6 +58,12 @@ pub struct Want {
 /// A container that has its devices.
 #[derive(Clone, Debug)]
 pub struct Given {
+    /// When the kubelet learned of its pod.
+    pub turn: u64,
+    /// The pod, `namespace/name`.
+    pub pod: String,
+    /// The container.
+    pub container: String,
     /// What it was promised; empty where nothing was.
     pub promised: BTreeSet<GpuUuid>,
     /// What it has.
@@ -68,15 +77,25 @@ impl Promises {
     #[must_use]
     pub fn read(pods: &Pods, node: &NodeName, resource: &str, rows: &[Allocation]) -> Self {
         let mut promises = Self::default();
-        for pod in pods.in_order() {
-            promises.read_pod(pod, node, resource, rows);
+        for (turn, pod) in pods.in_order() {
+            promises.read_pod((turn, pod), node, resource, rows);
         }
-        // those that are said to be admitted come last: the book may miss what they were given
-        promises.waiting.sort_by_key(|waiting| waiting.is_admitted);
+        let served = promises.given.iter().map(|given| given.turn).max();
+        // those that are said to be admitted come last: the book may miss what they were given; and those
+        // that were passed over, for the kubelet has refused them
+        promises
+            .waiting
+            .sort_by_key(|waiting| waiting.is_admitted || Some(waiting.turn) < served);
         promises
     }
 
-    fn read_pod(&mut self, pod: &Pod, node: &NodeName, resource: &str, rows: &[Allocation]) {
+    fn read_pod(
+        &mut self,
+        (turn, pod): (u64, &Pod),
+        node: &NodeName,
+        resource: &str,
+        rows: &[Allocation],
+    ) {
         let uid = pods::uid(pod);
         let (mut wants, mut init_given) = (Vec::new(), Vec::new());
         for want in wants_of(pod, &uid, node, resource) {
@@ -89,6 +108,9 @@ impl Promises {
                 None => wants.push(want),
                 Some(row) => {
                     self.given.push(Given {
+                        turn,
+                        pod: full_name(pod),
+                        container: want.container.clone(),
                         promised: want.promised(),
                         devices: row.devices.iter().cloned().collect(),
                     });
@@ -105,6 +127,7 @@ impl Promises {
         self.waiting.push(Waiting {
             pod: uid,
             name: full_name(pod),
+            turn,
             is_admitted: is_admitted(pod),
             wants,
             init_given,

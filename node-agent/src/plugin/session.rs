@@ -129,6 +129,7 @@ impl Session {
         if *last != Some(kubelet) {
             // whatever the one before was giving away is lost with it
             desk.books.forget_grants();
+            desk.pods.lock().kubelet_started();
             desk.gate.forget().await;
             *last = Some(kubelet);
         }
@@ -177,6 +178,7 @@ impl Session {
                 _ = streams.wait_for(|count| *count == 0) => return self.why_unwatched(kubelet),
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
+            self.desk.tell_swaps();
             if identity(&self.kubelet_socket()) != Some(kubelet) {
                 return Over::KubeletReplaced;
             }

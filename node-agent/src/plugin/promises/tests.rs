@@ -4,7 +4,8 @@ use expect_test::{Expect, expect};
 use serde_json::json;
 
 use super::super::fixtures::{
-    annotated, dgx_h100, gpus, node, numbers, pod, promised, promises, row, sorted, with_init,
+    RESOURCE, annotated, dgx_h100, gpus, node, numbers, pod, promised, promises, row, sorted,
+    with_init,
 };
 use super::*;
 
@@ -53,6 +54,32 @@ fn a_container_that_has_its_devices_waits_no_more() {
     );
     assert_eq!(sorted(&promises.given[0].promised), "0 1");
     assert_eq!(sorted(&promises.given[0].devices), "2 3");
+}
+
+#[test]
+fn a_pod_that_the_kubelet_passed_over_comes_last_until_the_kubelet_starts_again() {
+    let mut pods = Pods::default();
+    for (name, ranks) in [("refused", "0"), ("given", "1"), ("new", "2")] {
+        pods.apply(promised(pod(name, 1), ranks));
+    }
+    let rows = [row("given", "main", "1")];
+    check(
+        &Promises::read(&pods, &node(), RESOURCE, &rows),
+        expect![[r#"
+            default/new: main 1 [2]
+            default/refused: main 1 [0]
+        "#]],
+    );
+    pods.kubelet_started();
+    pods.apply(promised(pod("later", 1), "3"));
+    check(
+        &Promises::read(&pods, &node(), RESOURCE, &rows),
+        expect![[r#"
+            default/new: main 1 [2]
+            default/refused: main 1 [0]
+            default/later: main 1 [3]
+        "#]],
+    );
 }
 
 #[test]
