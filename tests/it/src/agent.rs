@@ -5,13 +5,18 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 use berth_test_machine::{NVML_MACHINE, materialize};
 use berth_topology::raw::RawMachine;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
 
 use crate::cluster::{AGENT_ACCOUNT, Cluster, container_args, pod_template, topologies};
+use crate::control_plane::REAL_NODE;
 use crate::kubelet;
 use crate::manifests;
-use crate::patches::{self, DAEMONSET};
+use crate::patches::{self, DAEMONSET, DEVICE_PLUGIN, Patch};
+use crate::pods;
 use crate::process::{OnExit, Process, Program};
 use crate::programs;
+use crate::real_node::{RealNode, running_here};
 use crate::wait::{PATIENCE, eventually};
 
 /// A node's agent, running or stopped.
@@ -20,6 +25,8 @@ pub struct Agent {
     process: Option<Process>,
     program: Program,
     folder: PathBuf,
+    /// What its NVML answers from.
+    raw_file: PathBuf,
 }
 
 // === impl Agent ===
@@ -30,34 +37,87 @@ impl Agent {
     /// # Errors
     /// When a program is missing, or nothing is published in time.
     pub async fn start(cluster: &Cluster, node: &str, machine: &RawMachine) -> Result<Self> {
-        let gpu_count = machine.nvml.value().map_or(0, |nvml| nvml.gpus.len());
-        let files = cluster.folder.join(format!("machine-{node}"));
-        std::fs::create_dir_all(&files).context("making the folder of a machine")?;
-        let files = materialize(machine, &files).context("writing a machine out as files")?;
+        let gpu_count = gpu_count(machine);
         kubelet::join_node(cluster.admin(), node, gpu_count).await?;
-        let name = format!("agent-{node}");
         let as_shipped = pod_template(&manifests::read(DAEMONSET, &[])?, "DaemonSet")?;
         let pod = cluster.agent_pod(node, &as_shipped).await?;
-        let kubeconfig = cluster
-            .kubeconfig_of(&name, AGENT_ACCOUNT, Some(&pod))
-            .await?;
-        let patch = patches::of_agent(&files, &kubeconfig);
-        let template = pod_template(&manifests::read(DAEMONSET, &[patch])?, "DaemonSet")?;
-        let program = Program::new(&name, &programs::ours("berth-node-agent")?)
-            .args(container_args(
-                &template,
-                "node-agent",
-                &[("NODE_NAME", node)],
-            )?)
-            .env(NVML_MACHINE, &files.raw_file.to_string_lossy());
+        let program = program(cluster, &pod, machine, (DAEMONSET, &[])).await?;
+        Self::run(cluster, node, program, gpu_count).await
+    }
+
+    /// Starts an agent beside a real kubelet, as its device plugin. It takes the node for that machine. Its
+    /// pod is there and runs something else: the agent's token is bound to it.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub async fn start_beside(
+        cluster: &Cluster,
+        node: &RealNode,
+        machine: &RawMachine,
+        more: &[Patch],
+    ) -> Result<Self> {
+        manifests::apply_files(cluster.admin(), &[DEVICE_PLUGIN], &[]).await?;
+        let as_shipped = pod_template(&manifests::read(DEVICE_PLUGIN, &[])?, "DaemonSet")?;
+        let pod = cluster.agent_pod(REAL_NODE, &resting(as_shipped)?).await?;
+        let (program, raw_file) = program(cluster, &pod, machine, (DEVICE_PLUGIN, more)).await?;
+        let program = (node.inside(program), raw_file);
+        Self::run(cluster, REAL_NODE, program, gpu_count(machine)).await
+    }
+
+    async fn run(
+        cluster: &Cluster,
+        node: &str,
+        (program, raw_file): (Program, PathBuf),
+        gpu_count: usize,
+    ) -> Result<Self> {
         let mut agent = Self {
             process: None,
             program,
             folder: cluster.folder.clone(),
+            raw_file,
         };
         agent.start_again()?;
         agent.wait_until_published(cluster, node, gpu_count).await?;
         Ok(agent)
+    }
+
+    /// Changes what NVML answers, from the next probe on. The rest of the machine stays.
+    ///
+    /// # Errors
+    /// When its file cannot be written.
+    pub fn nvml_becomes(&self, machine: &RawMachine) -> Result<()> {
+        let whole = self.raw_file.with_extension("part");
+        std::fs::write(&whole, serde_json::to_vec(machine)?).context("writing a machine")?;
+        std::fs::rename(&whole, &self.raw_file).context("replacing a machine")
+    }
+
+    /// Waits until its log has a text more often than so many times.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn wait_until_said(&self, text: &str, times: usize) -> Result<()> {
+        let what = format!("the agent to say `{text}`");
+        eventually(&what, PATIENCE, async || {
+            let said = self.times_said(text)?;
+            ensure!(said > times, "it said so {said} times");
+            Ok(())
+        })
+        .await
+    }
+
+    /// How often its log has a text.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn times_said(&self, text: &str) -> Result<usize> {
+        let log = self.folder.join(format!("{}.log", self.program.name));
+        let log = std::fs::read_to_string(log).context("reading the agent's log")?;
+        Ok(log.matches(text).count())
+    }
+
+    /// `kill -9`; it is started again.
+    pub fn kill(&self) {
+        self.process.iter().for_each(Process::kill);
     }
 
     /// `kill -9`, and nobody starts it again: the node falls silent.
@@ -108,4 +168,41 @@ impl Agent {
         )
         .await
     }
+}
+
+fn gpu_count(machine: &RawMachine) -> usize {
+    machine.nvml.value().map_or(0, |nvml| nvml.gpus.len())
+}
+
+/// The template with a program in its containers that is there.
+fn resting(mut template: Value) -> Result<Value> {
+    let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": template["spec"]}))?;
+    template["spec"] = serde_json::to_value(running_here(pod).spec)?;
+    Ok(template)
+}
+
+/// The agent as the DaemonSet's container would be started in that pod.
+/// And the file that its NVML answers from.
+async fn program(
+    cluster: &Cluster,
+    pod: &Pod,
+    machine: &RawMachine,
+    (file, more): (&'static str, &[Patch]),
+) -> Result<(Program, PathBuf)> {
+    let node = pods::node(pod);
+    let name = format!("agent-{node}");
+    let files = cluster.folder.join(format!("machine-{node}"));
+    std::fs::create_dir_all(&files).context("making the folder of a machine")?;
+    let files = materialize(machine, &files).context("writing a machine out as files")?;
+    let kubeconfig = cluster
+        .kubeconfig_of(&name, AGENT_ACCOUNT, Some(pod))
+        .await?;
+    let patch = patches::of_agent(file, &files, &kubeconfig);
+    let patches = [&[patch], more].concat();
+    let template = pod_template(&manifests::read(file, &patches)?, "DaemonSet")?;
+    let args = container_args(&template, "node-agent", &[("NODE_NAME", node)])?;
+    let program = Program::new(&name, &programs::ours("berth-node-agent")?)
+        .args(args)
+        .env(NVML_MACHINE, &files.raw_file.to_string_lossy());
+    Ok((program, files.raw_file))
 }

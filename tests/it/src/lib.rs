@@ -5,7 +5,8 @@
 //! * [`cluster`]: a control plane with our shipped manifests applied, patched as [`patches`] lists
 //! * [`agent`], [`pair`], [`engine`]: our services as the manifests start them; [`certificates`] for TLS
 //! * [`kubelet`]: nodes and pods without a kubelet; [`real_node`]: a kubelet and containerd that run them
-//! * [`wait`]: deadlines instead of sleeps
+//! * [`given`]: the whole loop on a real node, and whether promises are kept; [`plugin_relay`]: stands in between
+//! * [`wait`]: deadlines instead of sleeps; [`dice`]: chance that a seed repeats
 //!
 //! Prints to stdout, which the test runner keeps and shows where a story fails.
 //!
@@ -21,12 +22,15 @@ pub mod agent;
 pub mod certificates;
 pub mod cluster;
 pub mod control_plane;
+pub mod dice;
 pub mod engine;
+pub mod given;
 pub mod http1;
 pub mod kubelet;
 pub mod manifests;
 pub mod pair;
 pub mod patches;
+pub mod plugin_relay;
 pub mod pods;
 pub mod ports;
 pub mod process;

@@ -11,6 +11,8 @@ use berth_test_machine::Materialized;
 
 /// The shipped file with the agent's DaemonSet.
 pub const DAEMONSET: &str = "daemonset/daemonset.yaml";
+/// The shipped file with the agent's DaemonSet that serves the GPUs itself.
+pub const DEVICE_PLUGIN: &str = "daemonset/optional/device-plugin.yaml";
 /// The shipped file with kube-scheduler's configuration.
 pub const SCHEDULER_CONFIG: &str = "scheduler-config/config.yaml";
 /// The shipped file with kube-scheduler and extender.
@@ -193,9 +195,31 @@ pub fn preempt_for_topology() -> Patch {
     }
 }
 
-/// For an agent of a machine that was written out as files.
+/// For a story that waits for what an agent finds.
 #[must_use]
-pub fn of_agent(machine: &Materialized, kubeconfig: &Path) -> Patch {
+pub fn poll_every_second() -> Patch {
+    Patch {
+        file: DEVICE_PLUGIN,
+        from: "--numa-hints=on",
+        to: lines(&["--numa-hints=on", "--poll=1"].map(str::to_owned)),
+        why: "the story waits for it",
+    }
+}
+
+/// For a story in which something stands between kubelet and plugin.
+#[must_use]
+pub fn plugin_folder(folder: &Path) -> Patch {
+    Patch {
+        file: DEVICE_PLUGIN,
+        from: "--device-plugin-dir=/var/lib/kubelet/device-plugins",
+        to: format!("--device-plugin-dir={}", folder.display()),
+        why: "the kubelet is reached through a relay",
+    }
+}
+
+/// For an agent of a machine that was written out as files, in the form that is in `file`.
+#[must_use]
+pub fn of_agent(file: &'static str, machine: &Materialized, kubeconfig: &Path) -> Patch {
     let mut args: Vec<String> = Vec::new();
     for pair in machine.agent_args().chunks(2) {
         let words: Vec<_> = pair.iter().map(|word| word.to_string_lossy()).collect();
@@ -203,7 +227,7 @@ pub fn of_agent(machine: &Materialized, kubeconfig: &Path) -> Patch {
     }
     args.push(format!("--kubeconfig={}", kubeconfig.display()));
     Patch {
-        file: DAEMONSET,
+        file,
         from: "--sysfs-root=/host/sys",
         to: lines(&args),
         why: "the recorded machine's files stand for the host's; no driver, no kubelet",

@@ -86,6 +86,21 @@ pub async fn bound(client: &Client, name: &str, within: Duration) -> Result<(Pod
     Ok((pod, assignment))
 }
 
+/// Waits until a pod is in that phase: a kubelet says so.
+///
+/// # Errors
+/// When it is in another one at the end.
+pub async fn reached(client: &Client, name: &str, phase: &str, within: Duration) -> Result<Pod> {
+    eventually(&format!("pod {name} to be {phase}"), within, async || {
+        let pod = api(client).get(name).await?;
+        let status = pod.status.as_ref();
+        let now = status.and_then(|status| status.phase.as_deref());
+        ensure!(now == Some(phase), "it is {status:?}");
+        Ok(pod)
+    })
+    .await
+}
+
 /// What one version of a pod shows of a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State {
@@ -164,6 +179,15 @@ pub fn node(pod: &Pod) -> &str {
         .as_ref()
         .and_then(|spec| spec.node_name.as_deref())
         .unwrap_or_default()
+}
+
+/// How many GPUs a pod asks for.
+#[must_use]
+pub fn gpu_count(pod: &Pod) -> usize {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let limits = containers.filter_map(|container| container.resources.as_ref()?.limits.as_ref());
+    let counts = limits.filter_map(|limits| limits.get("nvidia.com/gpu")?.0.parse::<usize>().ok());
+    counts.sum()
 }
 
 /// The GPUs' positions on their node, in order of position.

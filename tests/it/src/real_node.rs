@@ -9,7 +9,7 @@ mod image;
 mod namespaces;
 mod pod;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,11 +19,12 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Client;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
+use serde::Deserialize;
 use serde_json::json;
 
 use cgroups::Cgroups;
 use namespaces::Namespaces;
-pub use pod::{plain_pod, running_here};
+pub use pod::{holding_here, plain_pod, running_here};
 
 use crate::control_plane::{ControlPlane, KUBELET_TOKEN, REAL_NODE};
 use crate::ports::free_port;
@@ -31,6 +32,8 @@ use crate::process::{OnExit, Process, Program};
 use crate::programs;
 use crate::wait::{PATIENCE, eventually};
 
+/// The socket at which a kubelet tells what it gave.
+const POD_RESOURCES: &str = "/var/lib/kubelet/pod-resources/kubelet.sock";
 /// From its start until the node is Ready, on a loaded machine.
 const READY_WITHIN: Duration = Duration::from_secs(120);
 
@@ -44,6 +47,14 @@ pub struct RealNode {
     pub containerd: Process,
     namespaces: Namespaces,
     cgroups: Cgroups,
+}
+
+/// As the program pod-resources prints it.
+#[derive(Debug, Deserialize)]
+struct Held {
+    pod: String,
+    resource: String,
+    devices: BTreeSet<String>,
 }
 
 // === impl RealNode ===
@@ -97,7 +108,7 @@ impl RealNode {
     /// What a pod of [`plain_pod`] or [`running_here`] found in its environment, as it printed it.
     ///
     /// # Errors
-    /// When it does not say so in time.
+    /// When it does not say so in time, or found a GPU of its own in use by another.
     pub async fn environment(&self, pod: &Pod) -> Result<BTreeMap<String, String>> {
         let log = self.outside(&pod::log_path(pod)?)?;
         let what = format!("the environment of pod {}", pod.name_any());
@@ -107,16 +118,66 @@ impl RealNode {
             pod::printed_environment(&text)
         })
         .await
+        .and_then(|environment| {
+            let twice = environment.get(pod::HELD_BY_ANOTHER);
+            ensure!(
+                twice.is_none(),
+                "{what}: {twice:?} is in use by another pod"
+            );
+            Ok(environment)
+        })
     }
 
-    /// The node's amount of a resource that pods may have.
+    /// Which devices of a resource the kubelet says that each pod has.
     ///
     /// # Errors
-    /// When the API server does not answer.
-    pub async fn allocatable(&self, admin: &Client, resource: &str) -> Result<Option<String>> {
-        let node = Api::<Node>::all(admin.clone()).get(REAL_NODE).await?;
-        let amounts = node.status.and_then(|status| status.allocatable);
-        Ok(amounts.and_then(|amounts| Some(amounts.get(resource)?.0.clone())))
+    /// When it does not answer.
+    pub fn devices(&self, resource: &str) -> Result<BTreeMap<String, BTreeSet<String>>> {
+        let program = programs::control_plane()?.join("pod-resources");
+        let answer = self.namespaces.run(&program, &[POD_RESOURCES])?;
+        let mut devices = BTreeMap::new();
+        for line in answer.lines() {
+            let held: Held =
+                serde_json::from_str(line).with_context(|| format!("parsing {line}"))?;
+            if held.resource == resource {
+                let of_pod: &mut BTreeSet<String> = devices.entry(held.pod).or_default();
+                of_pod.extend(held.devices);
+            }
+        }
+        Ok(devices)
+    }
+
+    /// Somebody else who asks the kubelet so often which devices it gave, until this is dropped.
+    ///
+    /// # Errors
+    /// When the program is missing.
+    pub fn ask_for_devices(&self, per_second: u32, logs: &Path) -> Result<Process> {
+        let program = programs::control_plane()?.join("pod-resources");
+        let program = Program::new("pod-resources", &program);
+        let program = program.args([POD_RESOURCES.to_owned(), per_second.to_string()]);
+        Process::start(self.inside(program), OnExit::StartAgain, logs)
+    }
+
+    /// Waits until the node has so many of a resource to give.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn wait_until_allocatable(
+        &self,
+        admin: &Client,
+        resource: &str,
+        count: usize,
+    ) -> Result<()> {
+        let nodes: Api<Node> = Api::all(admin.clone());
+        let what = format!("{count} {resource} on the kubelet's node");
+        eventually(&what, PATIENCE, async || {
+            let status = nodes.get(REAL_NODE).await?.status.unwrap_or_default();
+            let amount = status.allocatable.unwrap_or_default().remove(resource);
+            let amount = amount.map_or_else(|| "nothing".to_owned(), |amount| amount.0);
+            ensure!(amount == count.to_string(), "it has {amount}");
+            Ok(())
+        })
+        .await
     }
 
     /// Ends all of it and takes the node out of the cluster.

@@ -12,7 +12,7 @@ use crate::programs::repository;
 /// As pods name it.
 pub(super) const NAME: &str = "berth.dev/tests/busybox:1";
 /// Names under which busybox is found in it.
-const APPLETS: [&str; 4] = ["sh", "env", "sleep", "cat"];
+const APPLETS: [&str; 5] = ["sh", "env", "sleep", "mkdir", "rmdir"];
 /// What a sandbox does until it is killed, in seconds: 68 years.
 const SANDBOX: [&str; 2] = ["sleep", "2147483647"];
 

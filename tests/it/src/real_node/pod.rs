@@ -4,17 +4,42 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 use berth_topology::names;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{EnvVar, Pod};
 use kube::ResourceExt as _;
 use serde_json::json;
 
 use super::image;
 use crate::pods::{CONTAINER, NAMESPACE};
 
-/// Ends at once when it is told to.
-const SCRIPT: &str = "trap 'exit 0' TERM; env; echo END; sleep 2147483647 & wait";
-/// After the environment.
+/// Says what it was given, takes each of its GPUs in the folder that all such pods share, and gives them
+/// back after its time, or at once when it is told to: within a second if that comes just before a `wait`,
+/// which this shell then sleeps through.
+const SCRIPT: &str = r#"
+IFS=,
+release() {
+    for gpu in $NVIDIA_VISIBLE_DEVICES; do [ ! -d /held ] || rmdir "/held/$gpu"; done
+    exit 0
+}
+trap release TERM
+env
+for gpu in $NVIDIA_VISIBLE_DEVICES; do
+    [ ! -d /held ] || mkdir "/held/$gpu" || echo "HELD_BY_ANOTHER=$gpu"
+done
+echo END
+lived=0
+while [ "$lived" -lt "${LIFE_SECONDS:-2147483647}" ]; do
+    sleep 1 &
+    wait
+    lived=$((lived + 1))
+done
+release
+"#;
+/// After what it says.
 const END: &str = "END";
+/// What a pod finds in its environment where one of its GPUs is in use by another.
+pub(super) const HELD_BY_ANOTHER: &str = "HELD_BY_ANOTHER";
+/// The host's folder of the GPUs that are in use, as seen by the kubelet.
+const HELD: &str = "/run/held";
 
 /// A pod that asks for nothing.
 ///
@@ -41,6 +66,32 @@ pub fn running_here(mut pod: Pod) -> Pod {
         container.image = Some(image::NAME.to_owned());
         container.image_pull_policy = Some("Never".to_owned());
         container.command = Some(["sh", "-c", SCRIPT].map(str::to_owned).to_vec());
+    }
+    pod
+}
+
+/// As [`running_here`], and it takes its GPUs where others would see it, for so long.
+///
+/// # Panics
+/// Never: the objects are written here.
+#[must_use]
+pub fn holding_here(pod: Pod, seconds: Option<usize>) -> Pod {
+    let mut pod = running_here(pod);
+    let spec = pod.spec.get_or_insert_default();
+    spec.restart_policy = Some("Never".to_owned());
+    let volume = json!({"name": "held", "hostPath": {"path": HELD, "type": "DirectoryOrCreate"}});
+    let volume = serde_json::from_value(volume).expect("this is a volume");
+    spec.volumes.get_or_insert_default().push(volume);
+    for container in &mut spec.containers {
+        let mount = json!({"name": "held", "mountPath": "/held"});
+        let mount = serde_json::from_value(mount).expect("this is a mount");
+        container.volume_mounts.get_or_insert_default().push(mount);
+        let life = seconds.map(|seconds| EnvVar {
+            name: "LIFE_SECONDS".to_owned(),
+            value: Some(seconds.to_string()),
+            ..EnvVar::default()
+        });
+        container.env.get_or_insert_default().extend(life);
     }
     pod
 }

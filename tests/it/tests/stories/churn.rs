@@ -2,11 +2,12 @@
 //! pod is bound once, and in the end everything that fits is bound.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use berth_it::agent::Agent;
 use berth_it::cluster::Cluster;
+use berth_it::dice::{Dice, from_environment, seed};
 use berth_it::kubelet::{remove_pod, report_phase};
 use berth_it::pair::Pair;
 use berth_it::patches::short_lease;
@@ -51,14 +52,11 @@ struct Churn<'a> {
     pod_dice: Dice,
 }
 
-/// A linear congruential generator (Knuth's MMIX).
-struct Dice(u64);
-
 #[test]
 fn pods_that_churn_while_everything_is_killed_share_no_gpu_and_none_is_lost() -> Result<()> {
     story(async |stage| {
         let cluster = Cluster::start(stage).await?;
-        let seed = seed()?;
+        let seed = seed("BERTH_CHURN_SEED")?;
         println!("seed {seed} (BERTH_CHURN_SEED)");
         let mut churn = Churn::start(&cluster, seed).await?;
         let within =
@@ -94,8 +92,8 @@ impl<'a> Churn<'a> {
             bound: BTreeMap::new(),
             created: 0,
             kills: BTreeMap::new(),
-            kill_dice: Dice(seed),
-            pod_dice: Dice(!seed),
+            kill_dice: Dice::new(seed),
+            pod_dice: Dice::new(!seed),
         })
     }
 
@@ -195,9 +193,9 @@ impl<'a> Churn<'a> {
         let assignment = assignment(pod)?;
         let given: BTreeSet<String> = assignment.gpus().map(ToString::to_string).collect();
         ensure!(
-            given.len() == gpus_of(pod),
+            given.len() == pods::gpu_count(pod),
             "pod {name} asked for {} GPUs and got {given:?}",
-            gpus_of(pod)
+            pods::gpu_count(pod)
         );
         let of_node = self.gpus.get(pods::node(pod));
         ensure!(
@@ -221,11 +219,11 @@ impl<'a> Churn<'a> {
             let there = self.look().await?;
             let free = self.gpus.iter().map(|(node, gpus)| {
                 let on_node = |pod: &&Pod| is_holding(pod) && pods::node(pod) == *node;
-                let held: usize = there.iter().filter(on_node).map(gpus_of).sum();
+                let held: usize = there.iter().filter(on_node).map(pods::gpu_count).sum();
                 gpus.len().saturating_sub(held)
             });
             let most = free.max().unwrap_or_default();
-            let fits = |pod: &&Pod| pods::node(pod).is_empty() && gpus_of(pod) <= most;
+            let fits = |pod: &&Pod| pods::node(pod).is_empty() && pods::gpu_count(pod) <= most;
             match there.iter().find(fits) {
                 Some(pod) => bail!("{} waits, and {most} GPUs are free", pod.name_any()),
                 None => Ok(()),
@@ -273,40 +271,8 @@ fn is_holding(pod: &Pod) -> bool {
     !pods::node(pod).is_empty() && !is_finished(pod)
 }
 
-fn gpus_of(pod: &Pod) -> usize {
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    let limits = containers.filter_map(|container| container.resources.as_ref()?.limits.as_ref());
-    let counts = limits.filter_map(|limits| limits.get("nvidia.com/gpu")?.0.parse::<usize>().ok());
-    counts.sum()
-}
-
 fn uuids(machine: &RawMachine) -> BTreeSet<String> {
     let gpus = machine.nvml.value().into_iter().flat_map(|nvml| &nvml.gpus);
     gpus.filter_map(|gpu| gpu.value()?.uuid.value().cloned())
         .collect()
-}
-
-fn seed() -> Result<u64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    Ok(from_environment("BERTH_CHURN_SEED")?.unwrap_or(now.as_secs()))
-}
-
-fn from_environment(name: &str) -> Result<Option<u64>> {
-    let text = std::env::var(name).ok();
-    text.map(|text| text.parse().with_context(|| format!("{name} is {text:?}")))
-        .transpose()
-}
-
-// === impl Dice ===
-
-impl Dice {
-    /// A number below `end`, which is not 0.
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        let end = u64::try_from(end).unwrap_or(u64::MAX);
-        usize::try_from((self.0 >> 33) % end).unwrap_or(0)
-    }
 }
