@@ -10,7 +10,7 @@ use berth_extender_core::bind::{
     Error, Placed, Prepared, Request, already_bound, binding, placed, prepare, settle,
 };
 use berth_extender_core::index::Index;
-use berth_extender_core::leader::{COMMIT_MAX, POST_MAX, READ_MAX};
+use berth_extender_core::leader::{COMMIT_MAX, POST_MAX, READ_MAX, Tenure};
 use berth_extender_core::pod::PodRecord;
 use berth_extender_core::record::Inputs;
 use berth_extender_core::sent::Sent;
@@ -114,6 +114,7 @@ impl Binder {
     /// As [`Self::bind`].
     pub async fn bind_noting(&self, request: &Request, chosen: &mut Chosen) -> Result<(), Error> {
         let _one = self.at_once.try_acquire().map_err(|_| Error::TooMany)?;
+        let tenure = self.tenure()?;
         let (known, is_gone) = {
             let index = lock(&self.index);
             (
@@ -130,7 +131,7 @@ impl Binder {
         match prepared {
             Prepared::Done => Ok(()),
             Prepared::Post { annotation } => {
-                self.post(request, annotation.as_deref()).await?;
+                self.post(tenure, request, annotation.as_deref()).await?;
                 placed.into_iter().for_each(|one| self.metrics.placed(one));
                 Ok(())
             }
@@ -161,9 +162,14 @@ impl Binder {
         Ok((prepared, placed))
     }
 
-    async fn post(&self, request: &Request, annotation: Option<&str>) -> Result<(), Error> {
+    async fn post(
+        &self,
+        tenure: Tenure,
+        request: &Request,
+        annotation: Option<&str>,
+    ) -> Result<(), Error> {
         lock(&self.sent).begin();
-        let limit = self.may_take();
+        let limit = self.may_take(tenure);
         let until = Instant::now() + limit.unwrap_or_default() + COMMIT_MAX;
         let outcome = match limit {
             None => Err(Error::NotLeading),
@@ -200,10 +206,18 @@ impl Binder {
         }
     }
 
-    /// How long a binding that is sent now may take; `None`: it must not be sent.
-    fn may_take(&self) -> Option<Duration> {
+    /// In which tenure a binding begins now.
+    fn tenure(&self) -> Result<Tenure, Error> {
         match &self.leadership {
-            Some(leadership) => lock(&leadership.leader).bind_within(Instant::now()),
+            Some(leadership) => leadership.serving().ok_or(Error::NotLeading),
+            None => Ok(Tenure::default()),
+        }
+    }
+
+    /// How long a binding that is sent now may take; `None`: it must not be sent.
+    fn may_take(&self, tenure: Tenure) -> Option<Duration> {
+        match &self.leadership {
+            Some(leadership) => lock(&leadership.leader).bind_within(tenure, Instant::now()),
             None => Some(POST_MAX),
         }
     }

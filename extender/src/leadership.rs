@@ -20,7 +20,7 @@ use crate::lock;
 use crate::metrics::Metrics;
 use crate::watch::{Listener, follow};
 use berth_extender_core::fence::Fence;
-use berth_extender_core::leader::{Leader, Standing};
+use berth_extender_core::leader::{Leader, Standing, Tenure};
 
 /// Between two reads of the Lease: so much of its duration is lost to a leader at most, and two reads a
 /// second from two replicas are nothing to an API server.
@@ -74,6 +74,14 @@ impl Leadership {
     pub fn standing(&self) -> Standing {
         let leader = lock(&self.leader);
         leader.standing(&lock(&self.fence), Instant::now())
+    }
+
+    /// The tenure in which this replica answers now.
+    #[must_use]
+    pub fn serving(&self) -> Option<Tenure> {
+        let leader = lock(&self.leader);
+        let standing = leader.standing(&lock(&self.fence), Instant::now());
+        (standing == Standing::Serves).then(|| leader.tenure())
     }
 
     /// Whether the scheduler beside us leads.

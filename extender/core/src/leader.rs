@@ -62,6 +62,7 @@ pub struct Leader {
     /// Asked to end: starts nothing any more.
     is_retired: bool,
     seen: Option<Seen>,
+    tenure: Tenure,
     /// The newest version seen, of an object that may be gone.
     version: u64,
     /// When the last read began that has ended. A renewal that we know not of was written later.
@@ -75,6 +76,11 @@ pub struct Leader {
     /// A term of ours that ended, of which nobody was told that its bindings are over.
     ended: Option<ended::Ended>,
 }
+
+/// A time in which nobody else came to hold the lease, as far as was seen. A binding begins and is sent
+/// in the same one: what was chosen before another held it, and may have bound, is out of date.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tenure(u64);
 
 /// One version of the Lease.
 #[derive(Debug)]
@@ -124,6 +130,7 @@ impl Leader {
             identity,
             is_retired: false,
             seen: None,
+            tenure: Tenure::default(),
             version: 0,
             read_began: None,
             holder_until: None,
@@ -158,6 +165,7 @@ impl Leader {
         if self.seen.take().is_some() {
             self.ended = None;
             self.version += 1;
+            self.tenure.0 += 1;
             self.end_term();
         }
     }
@@ -173,9 +181,19 @@ impl Leader {
         self.right(now).is_ok()
     }
 
-    /// How long a binding that is sent now may take to have its effect; `None`: it must not be sent.
+    /// The tenure that it is in.
     #[must_use]
-    pub fn bind_within(&self, now: Instant) -> Option<Duration> {
+    pub fn tenure(&self) -> Tenure {
+        self.tenure
+    }
+
+    /// How long a binding that was begun in `tenure` and is sent now may take to have its effect;
+    /// `None`: it must not be sent.
+    #[must_use]
+    pub fn bind_within(&self, tenure: Tenure, now: Instant) -> Option<Duration> {
+        if tenure != self.tenure {
+            return None;
+        }
         let left = match self.right(now).ok()? {
             Some(until) => until.saturating_duration_since(now).min(POST_MAX),
             None => POST_MAX,
@@ -233,6 +251,10 @@ impl Leader {
         let seen = Seen::read(lease, self.read_began);
         let is_same = |before: &Seen| before.renewal() == seen.renewal();
         if !self.seen.as_ref().is_some_and(is_same) {
+            let before = self.seen.as_ref();
+            if !before.is_some_and(|before| before.is_term_of(&seen)) {
+                self.tenure.0 += 1;
+            }
             if self.identity.is_some() {
                 self.note_ended(&seen);
                 self.note_others(&seen, held_for(lease), is_next, now);

@@ -10,7 +10,7 @@ use berth_extender_core::bind::{self, Error, Prepared, Request};
 use berth_extender_core::decide::{self, Preference};
 use berth_extender_core::fence::Fence;
 use berth_extender_core::index::{Index, Kind};
-use berth_extender_core::leader::{HANDOVER, Leader, POST_MAX, Standing, Term};
+use berth_extender_core::leader::{HANDOVER, Leader, POST_MAX, Standing, Tenure, Term};
 use berth_extender_core::pod::PodRecord;
 use berth_extender_core::sent::Sent;
 use berth_extender_core::waiting::{Poke, Waiting};
@@ -191,11 +191,11 @@ impl Extender {
     }
 
     /// How long a binding that is sent now may take; none: it must not be sent.
-    fn may_take(&self, now: Instant) -> Option<Duration> {
+    fn may_take(&self, tenure: Tenure, now: Instant) -> Option<Duration> {
         if self.sabotage == Sabotage::EverybodyLeads {
             return Some(POST_MAX);
         }
-        self.leader.bind_within(now)
+        self.leader.bind_within(tenure, now)
     }
 
     /// A read of the schedulers' Lease begins; it will show what is now.
@@ -424,14 +424,15 @@ impl Extender {
         Ok(Answer::On(nodes[position]))
     }
 
-    /// Bind, until there is something to be written, and for how long. `Ok(None)`: it has come true.
+    /// Bind as it was begun in `tenure`, until there is something to be written, and for how long.
+    /// `Ok(None)`: it has come true.
     ///
     /// # Errors
     /// When it is not bound.
     pub fn begin_bind(
         &mut self,
-        request: &Request,
-        key: Key,
+        (request, key): (&Request, Key),
+        tenure: Tenure,
         api: &Api,
         now: Instant,
     ) -> Result<Option<Send>, Error> {
@@ -448,7 +449,7 @@ impl Extender {
                     let refused = Err(Error::Rejected(String::new()));
                     bind::settle(&mut self.index, &request.uid, &refused, now);
                 }
-                let Some(limit) = self.may_take(now) else {
+                let Some(limit) = self.may_take(tenure, now) else {
                     let refused = Err(Error::NotLeading);
                     bind::settle(&mut self.index, &request.uid, &refused, now);
                     return Err(Error::NotLeading);

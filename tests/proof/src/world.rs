@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use berth_extender_core::bind::Request;
+use berth_extender_core::leader::Tenure;
 
 use crate::api::{Api, No, NodeView};
 use crate::extender::{Extender, instant, long_ago};
@@ -54,8 +55,8 @@ pub struct World {
     pub log: Option<Vec<String>>,
     /// Pods that were refused may have been forgotten: a process was started anew.
     pub has_forgotten: bool,
-    /// Binds that wait for a read of their pod: which, of which extender process, since when.
-    pub reads: Vec<(Asked, usize, u64)>,
+    /// Binds that wait for a read of their pod.
+    pub reads: Vec<Reading>,
     /// Nothing fails any more.
     pub is_well: bool,
     /// By pair: the API server does not answer its scheduler.
@@ -74,6 +75,19 @@ pub struct Asked {
     pub key: Key,
     /// Where.
     pub node: usize,
+}
+
+/// A bind that waits for a read of its pod.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// The bind.
+    pub asked: Asked,
+    /// The extender process that it was asked of.
+    pub life: usize,
+    /// Its tenure when it was asked.
+    pub tenure: Tenure,
+    /// Since when.
+    pub since_ms: u64,
 }
 
 /// One scheduler process; none for a request that nobody waits for.

@@ -142,7 +142,8 @@ fn the_right_to_bind_counts_from_the_last_read_that_did_not_find_the_renewal() {
     replica.read(None, 0.0);
     // Seen at second 9, but it may have been written at second 0.
     replica.apply(&lease("a_1", 1), 9.0);
-    let within = |second| replica.leader.bind_within(replica.at(second));
+    let tenure = replica.leader.tenure();
+    let within = |second| replica.leader.bind_within(tenure, replica.at(second));
     assert_eq!(within(9.0), Some(POST_MAX));
     assert_eq!(within(11.0), Some(Duration::from_secs(1)));
     assert_eq!(within(11.9), None, "too little is left");
@@ -181,12 +182,32 @@ fn an_older_version_than_was_seen_says_nothing_also_after_a_deletion() {
 }
 
 #[test]
+fn a_binding_that_began_before_another_held_the_lease_is_not_sent_in_a_later_term() {
+    let mut replica = Replica::new();
+    replica.read(None, 0.0);
+    replica.apply(&lease("a_1", 1), 1.0);
+    let began = replica.leader.tenure();
+    let within = |replica: &Replica, tenure, second| {
+        let at = replica.at(second);
+        replica.leader.bind_within(tenure, at).is_some()
+    };
+    replica.read(Some(&lease("a_1", 1)), 1.5);
+    replica.apply(&lease("a_1", 2), 2.0);
+    assert!(within(&replica, began, 2.0), "a renewal changes nothing");
+    replica.apply(&held("b_1", 3, 3, 1), 3.0);
+    assert!(!within(&replica, began, 3.0));
+    replica.apply(&held("a_2", 4, 4, 2), 4.0);
+    assert!(!within(&replica, began, 4.0), "the other may have bound");
+    assert!(within(&replica, replica.leader.tenure(), 4.0));
+}
+
+#[test]
 fn one_that_is_told_to_end_starts_no_binding() {
     let now = Instant::now();
     let mut leader = Leader::new(None, now);
-    assert_eq!(leader.bind_within(now), Some(POST_MAX));
+    assert_eq!(leader.bind_within(leader.tenure(), now), Some(POST_MAX));
     leader.retire();
-    assert_eq!(leader.bind_within(now), None);
+    assert_eq!(leader.bind_within(leader.tenure(), now), None);
     assert!(!leader.leads(now));
 }
 

@@ -3,7 +3,7 @@
 use crate::api::NodeView;
 use crate::extender::{Stream, instant};
 use crate::stock::node_name;
-use crate::world::{Asked, World};
+use crate::world::{Asked, Reading, World};
 
 impl World {
     /// An extender is killed and started again; what it had sent may still take effect.
@@ -22,11 +22,11 @@ impl World {
             .collect();
         let (ended, others) = std::mem::take(&mut self.reads)
             .into_iter()
-            .partition(|(asked, _, _)| self.schedulers[asked.by.number].extender == number);
+            .partition(|one| self.schedulers[one.asked.by.number].extender == number);
         self.reads = others;
-        let ended: Vec<(Asked, usize, u64)> = ended;
+        let ended: Vec<Reading> = ended;
         self.extenders[number].restart(instant(self.now_ms));
-        let reading = ended.into_iter().map(|(asked, _, _)| asked);
+        let reading = ended.into_iter().map(|one| one.asked);
         for asked in waiting.into_iter().chain(reading) {
             self.fail(asked);
         }

@@ -1,13 +1,14 @@
 //! From a pod that waits to a binding that took effect, and to who hears of it.
 
 use berth_extender_core::bind::{Request, binding};
+use berth_extender_core::leader::Tenure;
 
 use crate::api::No;
 use crate::check;
 use crate::extender::{Answer, Heard, Send, instant};
 use crate::scheduler::State;
 use crate::stock::node_name;
-use crate::world::{Asked, COMMIT_MAX_MS, Caller, Post, World};
+use crate::world::{Asked, COMMIT_MAX_MS, Caller, Post, Reading, World};
 
 impl World {
     /// A scheduler tries one pod: filter, prioritize, and it is on its way. Whether it tried one.
@@ -67,11 +68,16 @@ impl World {
             self.say(|| format!("bind {} to n{}: 503", asked.key, asked.node));
             return self.fail(asked);
         }
+        let tenure = self.extenders[extender].leader.tenure();
         if self.rng.percent(10) {
-            let life = self.extenders[extender].life;
-            return self.reads.push((asked, life, self.now_ms));
+            return self.reads.push(Reading {
+                asked,
+                life: self.extenders[extender].life,
+                tenure,
+                since_ms: self.now_ms,
+            });
         }
-        self.bind(asked);
+        self.bind(asked, tenure);
     }
 
     /// A read before a bind ends, and the bind goes on.
@@ -79,15 +85,15 @@ impl World {
         if position >= self.reads.len() {
             return;
         }
-        let (asked, life, _) = self.reads.swap_remove(position);
-        let extender = self.schedulers[asked.by.number].extender;
-        if self.extenders[extender].life == life {
-            self.bind(asked);
+        let one = self.reads.swap_remove(position);
+        let extender = self.schedulers[one.asked.by.number].extender;
+        if self.extenders[extender].life == one.life {
+            self.bind(one.asked, one.tenure);
         }
     }
 
     /// An extender binds, as far as its POST.
-    pub(super) fn bind(&mut self, asked: Asked) {
+    pub(super) fn bind(&mut self, asked: Asked, tenure: Tenure) {
         let extender = self.schedulers[asked.by.number].extender;
         let now = instant(self.now_ms);
         let request = Request {
@@ -96,7 +102,7 @@ impl World {
             uid: asked.key.uid(),
             node: node_name(asked.node),
         };
-        match self.extenders[extender].begin_bind(&request, asked.key, &self.api, now) {
+        match self.extenders[extender].begin_bind((&request, asked.key), tenure, &self.api, now) {
             Ok(Some(Send { annotation, limit })) => {
                 self.say(|| format!("bind {} to n{}: sent {annotation:?}", asked.key, asked.node));
                 self.extenders[extender].sent.begin();

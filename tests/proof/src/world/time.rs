@@ -51,7 +51,7 @@ impl World {
         while let Some(position) = self
             .reads
             .iter()
-            .position(|(_, _, since_ms)| self.now_ms >= since_ms + READ_MAX_MS)
+            .position(|one| self.now_ms >= one.since_ms + READ_MAX_MS)
         {
             self.end_read(position);
         }

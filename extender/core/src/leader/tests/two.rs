@@ -54,7 +54,7 @@ struct Extender {
     next_read: u64,
     list_ends: Option<u64>,
     /// Bindings whose pod is being read: when their POST is sent.
-    asked: Vec<u64>,
+    asked: Vec<(u64, Tenure)>,
     listed: u64,
     listing: u64,
 }
@@ -289,17 +289,16 @@ impl World {
         let extender = &mut self.extenders[who];
         let serves = extender.leader.standing(&extender.fence, at) == Standing::Serves;
         if serves && self.schedulers[who].renewed.is_some() {
-            extender.asked.push(now + reads);
+            extender.asked.push((now + reads, extender.leader.tenure()));
             self.serves[who] += 1;
             self.check(who);
         }
         let extender = &mut self.extenders[who];
-        let (due, later) = extender.asked.iter().partition(|sent| **sent <= now);
+        let (due, later) = extender.asked.iter().partition(|(sent, _)| *sent <= now);
         extender.asked = later;
-        let due: Vec<u64> = due;
-        if let Some(within) = extender.leader.bind_within(at)
-            && !due.is_empty()
-        {
+        let due: Vec<(u64, Tenure)> = due;
+        let within = |(_, tenure): &(u64, Tenure)| extender.leader.bind_within(*tenure, at);
+        if let Some(within) = due.iter().find_map(within) {
             // Most are answered soon, and then they are over.
             let within = u64::try_from(within.as_millis()).unwrap();
             let takes = [within, 1 + self.draw(within)][usize::from(self.draw(4) != 0)];
