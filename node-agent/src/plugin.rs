@@ -11,7 +11,7 @@
 //!                                         ▲ ledger   (pure) ◄── books: checkpoint, PodResources
 //! ```
 //!
-//! [`session`] keeps a resource registered, [`service`] speaks gRPC, [`desk`] answers. What a pod
+//! `session` keeps a resource registered, `service` speaks gRPC, `desk` answers. What a pod
 //! gets was decided by the extender when it bound the pod; where the kubelet asks for one that nobody
 //! promised anything, [`berth_placement`] chooses.
 

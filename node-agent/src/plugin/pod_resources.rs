@@ -2,7 +2,7 @@
 //!
 //! Source: `k8s.io/kubelet/pkg/apis/podresources/v1/api.proto` of Kubernetes 1.37.1, as far as it is
 //! read here. A call of `List` makes the kubelet forget pods that have just ended, and with them a
-//! set that it is giving away at that moment: see [`super::gate`].
+//! set that it is giving away at that moment: see `plugin/gate.rs`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
