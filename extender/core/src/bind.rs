@@ -245,15 +245,15 @@ pub fn binding(request: &Request, annotation: Option<&str>) -> Binding {
 pub fn settle(index: &mut Index, uid: &PodUid, outcome: &Result<(), Error>, now: Instant) {
     match outcome {
         Ok(()) => index.note(uid, State::Written(now)),
-        // Not sent, but an earlier one may have been.
-        Err(Error::Unsure(_) | Error::Read(_) | Error::NotLeading) => {
-            index.note(uid, State::Unsure(now));
+        Err(Error::Unsure(_) | Error::Read(_)) => index.note(uid, State::Unsure(now)),
+        // This one was refused, or not sent; an earlier one may still be on its way. What was never
+        // sent is not kept: it was chosen before another replica led, who may have given it away.
+        Err(Error::Rejected(_) | Error::NotLeading) => {
+            match index.reservation(uid).map(|one| one.state) {
+                Some(State::Sent(Some(unsure))) => index.note(uid, State::Unsure(unsure)),
+                _ => index.release(uid),
+            }
         }
-        // This one was refused; an earlier one may still be on its way.
-        Err(Error::Rejected(_)) => match index.reservation(uid).map(|one| one.state) {
-            Some(State::Sent(Some(unsure))) => index.note(uid, State::Unsure(unsure)),
-            _ => index.release(uid),
-        },
         Err(_) => index.release(uid),
     }
 }
