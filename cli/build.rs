@@ -4,13 +4,15 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const MACHINES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../machines");
-
 fn main() {
-    let list = list(Path::new(MACHINES));
-    let out: PathBuf = env::var_os("OUT_DIR").expect("cargo sets OUT_DIR").into();
-    fs::write(out.join("recorded.rs"), list).expect("OUT_DIR is writable");
-    println!("cargo:rerun-if-changed={MACHINES}");
+    // Asked at run time: a tree that was moved keeps its build folder.
+    let machines = folder("CARGO_MANIFEST_DIR").join("../machines");
+    fs::write(folder("OUT_DIR").join("recorded.rs"), list(&machines)).expect("OUT_DIR is writable");
+    println!("cargo:rerun-if-changed={}", machines.display());
+}
+
+fn folder(variable: &str) -> PathBuf {
+    env::var_os(variable).expect("cargo sets it").into()
 }
 
 /// An array of name and text, sorted by name.
