@@ -126,30 +126,27 @@ fn routes(config: &mut web::ServiceConfig) {
 
 /// Whole nodes go back as they came, so the body is needed to the end.
 async fn filter(shared: Data<Shared>, payload: Payload) -> HttpResponse {
-    let started = Instant::now();
-    let (args, body) = match shared.request_and_body("filter", payload).await {
-        Ok(request) => request,
-        Err(refusal) => return refusal,
-    };
-    let response = match shared.service.filter(&args).encode(&body.bytes) {
+    let answer = |service: &Service, args: &wire::ExtenderArgs, body: &[u8]| match service
+        .filter(args)
+        .encode(body)
+    {
         Ok(answer) => HttpResponse::Ok()
             .content_type("application/json")
             .body(answer),
         Err(error) => HttpResponse::InternalServerError().body(error.to_string()),
     };
-    shared.service.metrics.request("filter", started.elapsed());
-    response
+    shared.answer("filter", payload, answer).await
 }
 
 async fn prioritize(shared: Data<Shared>, payload: Payload) -> HttpResponse {
-    let answer = |service: &Service, args: &wire::ExtenderArgs| {
+    let answer = |service: &Service, args: &wire::ExtenderArgs, _: &[u8]| {
         HttpResponse::Ok().json(service.prioritize(args))
     };
     shared.answer("prioritize", payload, answer).await
 }
 
 async fn preempt(shared: Data<Shared>, payload: Payload) -> HttpResponse {
-    let answer = |service: &Service, args: &wire::PreemptionArgs| {
+    let answer = |service: &Service, args: &wire::PreemptionArgs, _: &[u8]| {
         HttpResponse::Ok().json(service.preempt(args))
     };
     shared.answer("preempt", payload, answer).await
@@ -157,7 +154,7 @@ async fn preempt(shared: Data<Shared>, payload: Payload) -> HttpResponse {
 
 async fn bind(shared: Data<Shared>, payload: Payload) -> HttpResponse {
     let args: wire::BindingArgs = match shared.request("bind", payload).await {
-        Ok(args) => args,
+        Ok((args, _)) => args,
         Err(refusal) => return refusal,
     };
     let started = Instant::now();
@@ -209,34 +206,25 @@ impl Shared {
         Some(HttpResponse::ServiceUnavailable().force_close().body(why))
     }
 
-    /// Times and encodes what `decide` says of the request.
+    /// Times what `decide` says of the request, which it is given as it came, too.
     async fn answer<Q: wire::Bounded>(
         &self,
         verb: &'static str,
         payload: Payload,
-        decide: impl FnOnce(&Service, &Q) -> HttpResponse,
+        decide: impl FnOnce(&Service, &Q, &[u8]) -> HttpResponse,
     ) -> HttpResponse {
         let started = Instant::now();
-        let request: Q = match self.request(verb, payload).await {
+        let (request, body) = match self.request(verb, payload).await {
             Ok(request) => request,
             Err(refusal) => return refusal,
         };
-        let response = decide(&self.service, &request);
+        let response = decide(&self.service, &request, &body.bytes);
         self.service.metrics.request(verb, started.elapsed());
         response
     }
 
     /// What kube-scheduler asks, unless this replica must not answer, before the body is read or after.
     async fn request<Q: wire::Bounded>(
-        &self,
-        verb: &'static str,
-        payload: Payload,
-    ) -> Result<Q, HttpResponse> {
-        let (request, _) = self.request_and_body(verb, payload).await?;
-        Ok(request)
-    }
-
-    async fn request_and_body<Q: wire::Bounded>(
         &self,
         verb: &'static str,
         payload: Payload,

@@ -64,9 +64,8 @@ impl Kind {
             }];
         };
         let existing = gpu.mig.iter().flat_map(|mig| &mig.instances);
-        // The plugin spells `1g.10gb+me` as `1g.10gb.me`: a resource name has no plus.
         let mut of_profile: Vec<&MigInstance> = existing
-            .filter(|instance| instance.profile.replace('+', ".") == *profile)
+            .filter(|instance| instance.resource_profile() == *profile)
             .collect();
         of_profile.sort_by_key(|instance| &instance.uuid);
         let unit = |instance: &'a MigInstance| Unit {

@@ -170,6 +170,17 @@ pub struct Sharing {
     pub replicas: u32,
 }
 
+// === impl MigInstance ===
+
+impl MigInstance {
+    /// The profile as resources spell it, which have no plus: `1g.10gb.me` for `1g.10gb+me`, as NVIDIA's
+    /// plugin does.
+    #[must_use]
+    pub fn resource_profile(&self) -> String {
+        self.profile.replace('+', ".")
+    }
+}
+
 // === impl Gpu ===
 
 impl Gpu {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::cpus::CpuList;
+use crate::fnv::Fnv;
 use crate::gpu::{Fabric, GpuNvLink, HealthState, Pcie};
 use crate::ids::{GpuUuid, NumaId};
 use crate::kubelet::Kubelet;
@@ -62,7 +63,9 @@ struct GpuView<'a> {
 #[must_use]
 pub fn of_status(status: &Status) -> String {
     let text = serde_json::to_vec(&view(status)).expect("the view has only string keys");
-    format!("{:016x}", fnv1a(&text))
+    let mut hash = Fnv::default();
+    hash.bytes(&text);
+    format!("{:016x}", hash.finish())
 }
 
 fn view(status: &Status) -> View<'_> {
@@ -141,16 +144,6 @@ fn gpu_view(gpu: &crate::gpu::Gpu) -> GpuView<'_> {
             }),
         replicas: gpu.sharing.as_ref().map(|sharing| sharing.replicas),
     }
-}
-
-/// FNV-1a, 64 bits (Fowler, Noll, Vo; draft-eastlake-fnv). Enough to tell a fleet's machine shapes
-/// apart; nothing relies on it against an adversary.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0100_0000_01b3;
-    bytes.iter().fold(OFFSET, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(PRIME)
-    })
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub mod assignment;
 pub mod claim;
 pub mod cpus;
 pub mod crd;
+pub mod fnv;
 pub mod gpu;
 pub mod hash;
 pub mod ids;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use self::merit::Merits;
 use crate::decide::Ask;
 use crate::decide::Outcome;
-use crate::record::{Decided, Inputs, Record};
+use crate::record::{Decided, Inputs, Reason, Record};
 
 mod merit;
 mod node;
@@ -216,11 +216,6 @@ impl<'a> Last<'a> {
             return explanation;
         };
         let names = self.filter.inputs().map(Inputs::names).unwrap_or_default();
-        for reason in reasons {
-            let refused = explanation.refused.entry(reason.kind.clone()).or_default();
-            refused.message.clone_from(&reason.message);
-            refused.resolvable = reason.resolvable;
-        }
         for (position, outcome) in outcomes.iter().enumerate() {
             let name = names.get(position);
             match outcome {
@@ -230,17 +225,29 @@ impl<'a> Last<'a> {
                     explanation.feasible.insert((*name).to_owned(), *score);
                 }
                 Outcome::Refused(reason) => {
-                    let kind = reasons.get(*reason as usize).map(|reason| &reason.kind);
-                    let refused = kind.and_then(|kind| explanation.refused.get_mut(kind));
-                    let Some(refused) = refused else { continue };
-                    refused.count += 1;
-                    if refused.nodes.len() < REFUSED_NAMES_MAX {
-                        refused.nodes.extend(name.map(|name| (*name).to_owned()));
-                    }
+                    let Some(reason) = reasons.get(*reason as usize) else {
+                        continue;
+                    };
+                    let refused = explanation.refused.entry(reason.kind.clone());
+                    refused.or_default().add(reason, name.copied());
                 }
             }
         }
         explanation
+    }
+}
+
+// === impl Refused ===
+
+impl Refused {
+    /// One more node for that reason.
+    fn add(&mut self, reason: &Reason, node: Option<&str>) {
+        self.message.clone_from(&reason.message);
+        self.resolvable = reason.resolvable;
+        self.count += 1;
+        if self.nodes.len() < REFUSED_NAMES_MAX {
+            self.nodes.extend(node.map(str::to_owned));
+        }
     }
 }
 

@@ -23,6 +23,7 @@ pub mod group;
 pub mod held;
 pub mod hints;
 pub mod index;
+mod interned;
 pub mod leader;
 pub mod node;
 pub mod nominated;

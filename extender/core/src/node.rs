@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use berth_placement::{Free, GpuSet, HeldCpus, Inexact, Machine, Refusal, Shapes};
 use berth_topology::allocation::Allocation;
+use berth_topology::fnv::Fnv;
 use berth_topology::ids::PodUid;
 use berth_topology::node::Status;
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,6 @@ use crate::group::Clique;
 use crate::nominated::{self, Nominee, Promise};
 use crate::occupancy::{self, Occupancy};
 use crate::pod::Holder;
-use crate::record::fnv::Fnv;
 use crate::record::shared;
 use crate::record::wiring::{Wiring, Wirings};
 use crate::situation::Situation;
@@ -368,7 +368,7 @@ impl Topology {
         self.machine.held_cpus(
             truths.filter_map(|truth| truth.cpus.as_ref()),
             pending.map(|holder| {
-                let gpus = self.machine.set_of(holder.intent.values().flatten());
+                let gpus = holder.named_on(&self.machine);
                 (gpus, holder.cpu_count)
             }),
         )

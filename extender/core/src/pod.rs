@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use berth_placement::{GpuSet, Machine};
 use berth_topology::assignment::Assignment;
 use berth_topology::claim::{self, PodClaim};
 use berth_topology::ids::{GpuUuid, PodUid};
@@ -68,6 +69,22 @@ pub struct Holder {
 
 /// GPUs by container.
 pub type Intent = BTreeMap<String, Vec<GpuUuid>>;
+
+// === impl Holder ===
+
+impl Holder {
+    /// `NAMESPACE/NAME`.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// The GPUs of that machine that its assignment names.
+    #[must_use]
+    pub fn named_on(&self, machine: &Machine) -> GpuSet {
+        machine.set_of(self.intent.values().flatten())
+    }
+}
 
 // === impl PodRecord ===
 

@@ -18,7 +18,6 @@ use crate::snapshot::Named;
 
 pub mod archive;
 mod asked;
-pub(crate) mod fnv;
 mod inputs;
 mod offered;
 pub(crate) mod shared;

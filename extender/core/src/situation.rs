@@ -4,13 +4,12 @@
 //! situations. They are told apart once, when a node changes, so that a request need not look at what
 //! each node's agent published: that is scattered over megabytes of memory.
 
-use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use ahash::RandomState;
 use berth_placement::{Inexact, MachineKind};
 
+use crate::interned::Interned;
 use crate::node::{NodeState, Room, Topology};
 
 /// Situations known before those that no node is in any more are looked for.
@@ -36,10 +35,7 @@ pub struct Situation {
 
 /// Every situation that some node is in.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Situations {
-    known: HashSet<Arc<Situation>, RandomState>,
-    sweep_at: usize,
-}
+pub(crate) struct Situations(Interned<Situation, SWEEP_AT_MIN>);
 
 // === impl Look ===
 
@@ -99,16 +95,7 @@ impl Situations {
             topology: node.topology.clone()?,
             room: node.room,
         };
-        if let Some(known) = self.known.get(&situation) {
-            return Some(known.clone());
-        }
-        if self.known.len() >= self.sweep_at.max(SWEEP_AT_MIN) {
-            self.known.retain(|known| Arc::strong_count(known) > 1);
-            self.sweep_at = self.known.len() * 2;
-        }
-        let situation = Arc::new(situation);
-        self.known.insert(situation.clone());
-        Some(situation)
+        Some(self.0.intern(Arc::new(situation)))
     }
 }
 
@@ -146,6 +133,6 @@ mod tests {
             node.room.unknown_count = count;
             situations.of(&node);
         }
-        assert!(situations.known.len() <= SWEEP_AT_MIN + 1);
+        assert!(situations.0.len() <= SWEEP_AT_MIN + 1);
     }
 }

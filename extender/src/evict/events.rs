@@ -31,10 +31,7 @@ impl Events {
 
     /// To the pod that waits: who was evicted for it.
     pub(super) async fn waits(&self, plan: &Plan) {
-        let names = plan
-            .victims
-            .iter()
-            .map(|victim| format!("{}/{}", victim.namespace, victim.name));
+        let names = plan.victims.iter().map(|victim| victim.full_name());
         let note = format!(
             "Evicted {} from node {}, where enough GPUs were free but not linked as required; they are kept for this pod for {} s",
             names.collect::<Vec<_>>().join(", "),

@@ -20,7 +20,8 @@ impl<'a> FilterResult<'a> {
     #[must_use]
     pub fn of(args: &'a ExtenderArgs, verdicts: &Verdicts<'_>) -> Self {
         let outcomes = verdicts.outcomes.iter();
-        let named = || args.names().into_iter().zip(outcomes.clone());
+        let names = args.names();
+        let named = || names.iter().copied().zip(outcomes.clone());
         let fits = |outcome: &Outcome| matches!(outcome, Outcome::Fits(_));
         let (failed, never) = refused(named(), &verdicts.reasons);
         let (nodes, node_names) = match (&args.node_names, &args.nodes) {

@@ -106,9 +106,8 @@ impl NodeStory {
         self.unusable = indices(machine.all().difference(machine.usable()));
         self.unknown_count = state.room.unknown_count;
         for holder in &state.holders {
-            let named = machine.set_of(holder.intent.values().flatten());
-            let name = format!("{}/{}", holder.namespace, holder.name);
-            self.holders.insert(name, indices(named));
+            let named = indices(holder.named_on(machine));
+            self.holders.insert(holder.full_name(), named);
         }
         let Ok(claim) = ask.claim.as_ref() else {
             return;

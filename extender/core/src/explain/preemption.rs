@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use berth_topology::ids::PodUid;
 use serde::{Deserialize, Serialize};
 
-use super::{REFUSED_NAMES_MAX, Refused};
+use super::Refused;
 use crate::preempt::Eviction;
 use crate::record::{Candidate, Decided, Record};
 
@@ -77,13 +77,8 @@ impl Preemption {
             let Some(reason) = reasons.get(*at) else {
                 continue;
             };
-            let refused = left_out.entry(reason.kind.clone()).or_default();
-            refused.message.clone_from(&reason.message);
-            refused.resolvable = reason.resolvable;
-            refused.count += 1;
-            if refused.nodes.len() < REFUSED_NAMES_MAX {
-                refused.nodes.push(node.clone());
-            }
+            let refused = left_out.entry(reason.kind.clone());
+            refused.or_default().add(reason, Some(node));
         }
         let evicted = |(node, eviction): (&String, &Eviction)| Evicted::of(record, node, eviction);
         Some(Self {
@@ -141,12 +136,12 @@ impl Victim {
         let (Some(state), Some(holder)) = (state, holder) else {
             return victim;
         };
-        victim.pod = Some(format!("{}/{}", holder.namespace, holder.name));
+        victim.pod = Some(holder.full_name());
         victim.priority = Some(holder.terms.priority);
         victim.is_terminating = holder.terms.is_terminating;
         if let Some(topology) = &state.topology {
             let machine = &topology.machine;
-            let held = machine.set_of(holder.intent.values().flatten());
+            let held = holder.named_on(machine);
             victim.gpus = held.iter().map(|at| machine.index(at).0).collect();
         }
         victim

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::fnv::Fnv;
+use berth_topology::fnv::Fnv;
+
 use super::{Asked, Offered};
 use crate::bind::Error::{NoNode, Refused, TooLong};
 use crate::bind::{self, Prepared};
@@ -46,12 +47,8 @@ impl Inputs {
         offered: &[Named<'_>],
         preference: Preference,
     ) -> Self {
-        let candidate = |one: &Named<'_>| match one.node {
-            Some(node) => Candidate::Known(node.clone()),
-            None => Candidate::Unknown(one.name.into()),
-        };
         Self {
-            candidates: offered.iter().map(candidate).collect(),
+            candidates: offered.iter().copied().map(Candidate::of).collect(),
             peers: group::peers(snapshot, ask, offered.iter().filter_map(|one| one.node)),
             view: Snapshot {
                 awaited: Arc::new(snapshot.awaited.only(ask.group.as_deref())),
@@ -81,11 +78,8 @@ impl Inputs {
 
     /// One node, for a choice that depends on no other.
     fn of_node(snapshot: &Snapshot, name: &str) -> Self {
-        let node = snapshot.node(name).cloned();
         Self {
-            candidates: vec![
-                node.map_or_else(|| Candidate::Unknown(name.into()), Candidate::Known),
-            ],
+            candidates: vec![Candidate::of(snapshot.one(name))],
             peers: Vec::new(),
             view: snapshot.without_nodes(),
             preference: Preference::default(),
@@ -155,6 +149,14 @@ impl Inputs {
 // === impl Candidate ===
 
 impl Candidate {
+    /// What the snapshot shows under that name.
+    pub(super) fn of(one: Named<'_>) -> Self {
+        match one.node {
+            Some(node) => Self::Known(node.clone()),
+            None => Self::Unknown(one.name.into()),
+        }
+    }
+
     /// The node's name.
     #[must_use]
     pub fn name(&self) -> &str {

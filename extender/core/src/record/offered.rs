@@ -62,11 +62,8 @@ impl Inputs {
     /// The nodes that were offered, and what else preempt's answer to `ask` depends on.
     #[must_use]
     pub fn of_preempt(snapshot: &Snapshot, ask: &Ask, offers: &BTreeMap<String, Offer>) -> Self {
-        let candidates = offers.keys().map(|name| match snapshot.node(name) {
-            Some(node) => Candidate::Known(node.clone()),
-            None => Candidate::Unknown(name.as_str().into()),
-        });
-        let candidates: Vec<Candidate> = candidates.collect();
+        let named = offers.keys().map(|name| snapshot.one(name));
+        let candidates: Vec<Candidate> = named.map(Candidate::of).collect();
         let states = candidates.iter().filter_map(Candidate::state);
         let holders = states.flat_map(|state| &state.holders);
         let budgets = snapshot.budgets.over(holders.map(|holder| &**holder));

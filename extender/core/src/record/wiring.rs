@@ -4,11 +4,13 @@
 //! nodes of a fleet. With GPUs named by position one text serves them all, so that decisions can be
 //! made again offline without every node's object being held in memory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use berth_topology::ids::GpuUuid;
 use berth_topology::node::Status;
+
+use crate::interned::Interned;
 
 /// Texts known before those that nobody uses any more are looked for.
 const SWEEP_AT_MIN: usize = 64;
@@ -25,25 +27,14 @@ pub struct Wiring {
 
 /// Every text that some node uses.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Wirings {
-    known: HashSet<Arc<str>>,
-    sweep_at: usize,
-}
+pub(crate) struct Wirings(Interned<str, SWEEP_AT_MIN>);
 
 // === impl Wirings ===
 
 impl Wirings {
     pub(crate) fn intern(&mut self, status: &Status) -> Wiring {
         let Wiring { text, uuids } = Wiring::of(status);
-        if let Some(known) = self.known.get(&text) {
-            let text = known.clone();
-            return Wiring { text, uuids };
-        }
-        if self.known.len() >= self.sweep_at.max(SWEEP_AT_MIN) {
-            self.known.retain(|text| Arc::strong_count(text) > 1);
-            self.sweep_at = self.known.len() * 2;
-        }
-        self.known.insert(text.clone());
+        let text = self.0.intern(text);
         Wiring { text, uuids }
     }
 }
@@ -173,10 +164,6 @@ mod tests {
             one.gpus[0].memory_bytes = Some(count as u64);
             wirings.intern(&one);
         }
-        assert!(
-            wirings.known.len() <= SWEEP_AT_MIN + 1,
-            "{}",
-            wirings.known.len()
-        );
+        assert!(wirings.0.len() <= SWEEP_AT_MIN + 1, "{}", wirings.0.len());
     }
 }

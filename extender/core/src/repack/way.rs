@@ -74,7 +74,10 @@ impl Way {
     }
 
     pub(super) fn waits_for(&self) -> Vec<String> {
-        self.ending.iter().map(|holder| name(holder)).collect()
+        self.ending
+            .iter()
+            .map(|holder| holder.full_name())
+            .collect()
     }
 
     pub(super) fn move_of(
@@ -85,11 +88,11 @@ impl Way {
     ) -> Move {
         let machine = self.state.topology.as_ref().map(|known| &known.machine);
         let from = machine.map(|machine| {
-            let set = machine.set_of(holder.intent.values().flatten());
+            let set = holder.named_on(machine);
             set.iter().map(|at| machine.index(at).0).collect()
         });
         Move {
-            pod: name(holder),
+            pod: holder.full_name(),
             from: self.state.name.to_string(),
             from_gpus: from.unwrap_or_default(),
             to: to.name.to_string(),
@@ -97,8 +100,4 @@ impl Way {
             score: placement.score,
         }
     }
-}
-
-fn name(holder: &Holder) -> String {
-    format!("{}/{}", holder.namespace, holder.name)
 }

@@ -129,7 +129,7 @@ impl NodeRow {
             let holder = state
                 .holders
                 .iter()
-                .find(|holder| holds(machine.set_of(holder.intent.values().flatten())));
+                .find(|holder| holds(holder.named_on(machine)));
             let who = match holder {
                 Some(holder) => holder.name.clone(),
                 None if holds(failed) => "failed".to_owned(),

@@ -1,4 +1,6 @@
-//! FNV-1a over texts and numbers: the same on every machine, and in every build.
+//! FNV-1a, 64 bits (Fowler, Noll, Vo; draft-eastlake-fnv), over texts and numbers: the same on every
+//! machine, and in every build. Enough to tell things apart; nothing relies on it against an adversary.
+//!
 //! Numbers are taken in whole, not byte by byte: a record has thousands.
 
 const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
@@ -6,7 +8,7 @@ const PRIME: u64 = 0x0100_0000_01b3;
 
 /// What was taken in so far.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Fnv(u64);
+pub struct Fnv(u64);
 
 // === impl Fnv ===
 
@@ -18,22 +20,26 @@ impl Default for Fnv {
 
 impl Fnv {
     /// Its length first, so that what follows is not taken for part of it.
-    pub(crate) fn text(&mut self, text: &str) {
+    pub fn text(&mut self, text: &str) {
         self.number(text.len() as u64);
         self.bytes(text.as_bytes());
     }
 
-    pub(crate) fn number(&mut self, number: u64) {
+    /// In whole.
+    pub fn number(&mut self, number: u64) {
         let mixed = (self.0 ^ number).wrapping_mul(PRIME);
         // A product's low bits know nothing of its high ones.
         self.0 = mixed ^ (mixed >> 32);
     }
 
-    pub(crate) fn finish(self) -> u64 {
+    /// The hash of what was taken in.
+    #[must_use]
+    pub fn finish(self) -> u64 {
         self.0
     }
 
-    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+    /// As they are, without their length.
+    pub fn bytes(&mut self, bytes: &[u8]) {
         let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(PRIME);
         self.0 = bytes.iter().fold(self.0, step);
     }
