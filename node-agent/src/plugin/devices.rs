@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use berth_placement::{Machine, Shapes};
-use berth_topology::gpu::Gpu;
+use berth_topology::gpu::{Gpu, MigInstance};
 use berth_topology::ids::{DEVICE_ID_BYTES_MAX, GpuUuid};
 use berth_topology::node::Status;
 
@@ -41,7 +41,7 @@ impl View {
 pub fn resources(status: &Status, base: &str) -> BTreeSet<String> {
     let domain = base.split_once('/').map_or(base, |(domain, _)| domain);
     let instances = status.gpus.iter().flat_map(instances);
-    let profiles = instances.map(|instance| instance.profile.replace('+', "."));
+    let profiles = instances.map(MigInstance::resource_profile);
     let mut names: BTreeSet<String> = profiles
         .filter(|profile| !profile.is_empty())
         .map(|profile| format!("{domain}/mig-{profile}"))
@@ -81,7 +81,7 @@ fn instances_of<'a>(
 ) -> impl Iterator<Item = (&'a GpuUuid, &'a Gpu)> {
     status.gpus.iter().flat_map(move |gpu| {
         let of_profile =
-            instances(gpu).filter(move |instance| instance.profile.replace('+', ".") == profile);
+            instances(gpu).filter(move |instance| instance.resource_profile() == profile);
         of_profile.map(move |instance| (&instance.uuid, gpu))
     })
 }
@@ -90,7 +90,7 @@ fn is_partitioned(gpu: &Gpu) -> bool {
     gpu.mig.as_ref().is_some_and(|mig| mig.mode == "enabled")
 }
 
-fn instances(gpu: &Gpu) -> impl Iterator<Item = &berth_topology::gpu::MigInstance> {
+fn instances(gpu: &Gpu) -> impl Iterator<Item = &MigInstance> {
     gpu.mig.iter().flat_map(|mig| &mig.instances)
 }
 
@@ -104,7 +104,7 @@ fn numa(gpu: &Gpu) -> Option<TopologyInfo> {
 
 #[cfg(test)]
 mod tests {
-    use berth_topology::gpu::{Health, HealthState, Mig, MigInstance};
+    use berth_topology::gpu::{Health, HealthState, Mig};
     use berth_topology::ids::{GpuIndex, NumaId};
     use expect_test::{Expect, expect};
 

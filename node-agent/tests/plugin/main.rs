@@ -96,6 +96,14 @@ impl Stage {
             Err(_) => panic!("{what} did not come; last: {:?}", self.given.borrow()),
         }
     }
+
+    async fn until_another_owns_it(&self) -> Given {
+        let is_others = |given: &Given| {
+            let mut owners = given.plugins.iter().map(|plugin| plugin.owner.as_str());
+            owners.any(|owner| owner == "other")
+        };
+        self.until_given("another owner", is_others).await
+    }
 }
 
 fn dgx_h100() -> Status {
@@ -394,14 +402,7 @@ async fn while_nvidias_plugin_answers_ours_does_not_register_and_says_so() {
         std::fs::rename(&aside, &path).unwrap();
         kubelet
     };
-    let given = stage
-        .until_given("another owner", |given| {
-            given
-                .plugins
-                .iter()
-                .any(|plugin| plugin.owner.as_str() == "other")
-        })
-        .await;
+    let given = stage.until_another_owns_it().await;
     assert!(!given.plugins[0].exact);
     drop(rival);
     std::fs::remove_file(&path).unwrap();
@@ -421,14 +422,7 @@ async fn devices_that_the_kubelet_has_from_somebody_else_are_left_to_it() {
         resource_name: RESOURCE.to_owned(),
         device_ids: uuids(&[0, 1]),
     }]);
-    stage
-        .until_given("another owner", |given| {
-            given
-                .plugins
-                .iter()
-                .any(|plugin| plugin.owner.as_str() == "other")
-        })
-        .await;
+    stage.until_another_owns_it().await;
     assert!(kubelet.seen().registered.is_empty());
     kubelet.set_allocatable(Vec::new());
     kubelet.until_registered().await;
@@ -445,14 +439,7 @@ async fn beside_another_plugin_the_agent_only_tells_what_was_given() {
         resource_name: RESOURCE.to_owned(),
         device_ids: shares.collect(),
     }]);
-    let given = stage
-        .until_given("the other plugin", |given| {
-            given
-                .plugins
-                .iter()
-                .any(|plugin| plugin.owner.as_str() == "other")
-        })
-        .await;
+    let given = stage.until_another_owns_it().await;
     assert_eq!(given.shares.values().copied().collect::<Vec<_>>(), [4]);
     assert!(
         !stage

@@ -30,9 +30,18 @@ pub async fn join_node(admin: &Client, name: &str, gpu_count: usize) -> Result<(
         .create(&PostParams::default(), &node)
         .await
         .with_context(|| format!("node {name}"))?;
+    open_to_pods(admin, name).await
+}
+
+/// What a controller-manager does when a node is Ready: takes away the taint that every new node gets.
+///
+/// # Errors
+/// When there is no such node.
+pub async fn open_to_pods(admin: &Client, node: &str) -> Result<()> {
+    let nodes: Api<Node> = Api::all(admin.clone());
     let untaint = Patch::Merge(json!({"spec": {"taints": null}}));
     nodes
-        .patch(name, &PatchParams::default(), &untaint)
+        .patch(node, &PatchParams::default(), &untaint)
         .await
         .context("taking the taint away")?;
     Ok(())

@@ -17,16 +17,16 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Client;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::DeleteParams;
 use kube::{Api, ResourceExt as _};
 use serde::Deserialize;
-use serde_json::json;
 
 use cgroups::Cgroups;
 use namespaces::Namespaces;
 pub use pod::{holding_here, plain_pod, running_here};
 
 use crate::control_plane::{ControlPlane, KUBELET_TOKEN, REAL_NODE};
+use crate::kubelet;
 use crate::ports::free_port;
 use crate::process::{OnExit, Process, Program};
 use crate::programs;
@@ -87,7 +87,7 @@ impl RealNode {
             cgroups,
         };
         node.wait_until_ready(&plane.admin).await?;
-        open_to_pods(&plane.admin).await?;
+        kubelet::open_to_pods(&plane.admin, REAL_NODE).await?;
         Ok(node)
     }
 
@@ -270,17 +270,6 @@ async fn import(namespaces: &Namespaces, ctr: &Path, tar: &Path) -> Result<()> {
         namespaces.run(ctr, &args).map(drop)
     })
     .await
-}
-
-/// What a controller-manager does when a node is Ready: takes away the taint that every new node gets.
-async fn open_to_pods(admin: &Client) -> Result<()> {
-    let nodes: Api<Node> = Api::all(admin.clone());
-    let untaint = Patch::Merge(json!({"spec": {"taints": null}}));
-    nodes
-        .patch(REAL_NODE, &PatchParams::default(), &untaint)
-        .await
-        .context("taking the taint away")?;
-    Ok(())
 }
 
 /// Deletes a pod and waits until the kubelet has ended its containers and let it go.
