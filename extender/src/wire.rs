@@ -14,7 +14,6 @@ use berth_extender_core::preempt::{Eviction, Offer};
 use berth_extender_core::simulate;
 use berth_topology::ids::PodUid;
 use k8s_openapi::api::core::v1::Pod;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 mod answer;
@@ -30,18 +29,26 @@ pub const SCORE_MIN: i64 = 0;
 pub const SCORE_MAX: i64 = 10;
 
 /// What filter and prioritize are asked (`ExtenderArgs`).
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Clone, Debug, Default)]
 pub struct ExtenderArgs {
     /// The pod to place.
-    #[serde(default, alias = "pod", deserialize_with = "bounds::pod")]
     pub pod: Option<Pod>,
     /// Whole nodes, where `nodeCacheCapable` is false. Passed through unread, but for the name.
-    #[serde(default, alias = "nodes")]
     pub nodes: Option<NodeList>,
     /// Names, where it is true.
-    #[serde(default, alias = "nodeNames", alias = "nodenames")]
     pub node_names: Option<Names>,
+}
+
+/// The same as it is sent; `P` reads the pod.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SentArgs<P> {
+    #[serde(alias = "pod")]
+    pod: Option<P>,
+    #[serde(default, alias = "nodes")]
+    nodes: Option<NodeList>,
+    #[serde(default, alias = "nodeNames", alias = "nodenames")]
+    node_names: Option<Names>,
 }
 
 /// A `v1.NodeList`, of which only the names are kept.
@@ -207,9 +214,15 @@ pub enum Error {
 }
 
 /// A body that is a request only within bounds.
-pub trait Bounded: DeserializeOwned {
+pub trait Bounded: Sized {
     /// Objects that it may hold, in all.
     const OBJECTS_MAX: usize = usize::MAX;
+
+    /// Reads a text that holds so many objects.
+    ///
+    /// # Errors
+    /// When it is not JSON of that form.
+    fn read(text: &[u8], object_count: usize) -> serde_json::Result<Self>;
 
     /// Whether what it holds is bounded.
     ///
@@ -227,7 +240,8 @@ pub fn decode<T: Bounded>(verb: &'static str, body: &[u8]) -> Result<T, Error> {
     if count.values > bounds::VALUES_MAX || count.objects > T::OBJECTS_MAX {
         return Err(Error::TooMuch(verb));
     }
-    let request: T = serde_json::from_slice(body).map_err(|source| Error::Json { verb, source })?;
+    let read = T::read(body, count.objects);
+    let request = read.map_err(|source| Error::Json { verb, source })?;
     request.check(verb)?;
     Ok(request)
 }
@@ -235,6 +249,14 @@ pub fn decode<T: Bounded>(verb: &'static str, body: &[u8]) -> Result<T, Error> {
 // === impl Bounded ===
 
 impl Bounded for ExtenderArgs {
+    /// Where all that was sent are no more objects than a pod may have, the pod has no more either.
+    fn read(text: &[u8], object_count: usize) -> serde_json::Result<Self> {
+        match object_count <= bounds::POD_OBJECTS_MAX {
+            true => serde_json::from_slice::<SentArgs<Pod>>(text).map(Self::from),
+            false => serde_json::from_slice::<SentArgs<bounds::Counted<Pod>>>(text).map(Self::from),
+        }
+    }
+
     fn check(&self, verb: &'static str) -> Result<(), Error> {
         let names = self.names();
         match names.len() <= bounds::NODES_MAX {
@@ -246,6 +268,10 @@ impl Bounded for ExtenderArgs {
 }
 
 impl Bounded for PreemptionArgs {
+    fn read(text: &[u8], _: usize) -> serde_json::Result<Self> {
+        serde_json::from_slice(text)
+    }
+
     fn check(&self, verb: &'static str) -> Result<(), Error> {
         let whole = self.node_name_to_victims.iter().flatten();
         let by_uid = self.node_name_to_meta_victims.iter().flatten();
@@ -260,6 +286,10 @@ impl Bounded for PreemptionArgs {
 }
 
 impl Bounded for BindingArgs {
+    fn read(text: &[u8], _: usize) -> serde_json::Result<Self> {
+        serde_json::from_slice(text)
+    }
+
     fn check(&self, verb: &'static str) -> Result<(), Error> {
         let names = [&self.pod_name, &self.pod_namespace, &self.node];
         match names.into_iter().all(|name| bounds::is_name(name)) {
@@ -272,6 +302,10 @@ impl Bounded for BindingArgs {
 impl Bounded for simulate::Request {
     const OBJECTS_MAX: usize = 300_000;
 
+    fn read(text: &[u8], _: usize) -> serde_json::Result<Self> {
+        serde_json::from_slice(text)
+    }
+
     /// It says itself how many pairs it takes.
     fn check(&self, _: &'static str) -> Result<(), Error> {
         Ok(())
@@ -279,6 +313,16 @@ impl Bounded for simulate::Request {
 }
 
 // === impl ExtenderArgs ===
+
+impl<P: Into<Pod>> From<SentArgs<P>> for ExtenderArgs {
+    fn from(sent: SentArgs<P>) -> Self {
+        Self {
+            pod: sent.pod.map(P::into),
+            nodes: sent.nodes,
+            node_names: sent.node_names,
+        }
+    }
+}
 
 impl ExtenderArgs {
     /// Names of the nodes that are offered, in the order sent. Names win, as kube-scheduler reads it.

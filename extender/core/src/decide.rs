@@ -19,6 +19,7 @@ use crate::pod::{PodRecord, Terms};
 use crate::score::{self, Merit};
 use crate::situation::Situation;
 use crate::snapshot::{Named, Snapshot};
+use crate::standings::Claim;
 
 pub use crate::score::{Preference, Standing};
 
@@ -80,7 +81,7 @@ struct Judge<'a> {
     /// The node of an earlier bind of this pod that is not settled.
     unconfirmed: Option<&'a str>,
     /// What is to be placed, if that alone decides.
-    claim: Option<&'a PodClaim>,
+    claim: Option<&'a Claim>,
     alike: Alike<'a>,
 }
 
@@ -257,7 +258,7 @@ impl<'a> Judge<'a> {
             snapshot,
             ask,
             unconfirmed,
-            claim: ask.claim().ok().filter(|_| is_settled),
+            claim: (is_settled && ask.claim.is_ok()).then_some(&ask.claim),
             alike: Alike::default(),
         }
     }

@@ -41,6 +41,7 @@ mod silent;
 pub mod simulate;
 pub mod situation;
 pub mod snapshot;
+mod standings;
 pub mod waiting;
 
 #[cfg(any(test, feature = "fixtures"))]

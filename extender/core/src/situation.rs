@@ -11,6 +11,7 @@ use berth_placement::{Inexact, MachineKind};
 
 use crate::interned::Interned;
 use crate::node::{NodeState, Room, Topology};
+use crate::standings::Standings;
 
 /// Situations known before those that no node is in any more are looked for.
 const SWEEP_AT_MIN: usize = 1_024;
@@ -31,6 +32,8 @@ pub struct Situation {
     /// That of one of them.
     pub(crate) topology: Arc<Topology>,
     pub(crate) room: Room,
+    /// How claims stand there; no part of what it is.
+    pub(crate) standings: Standings,
 }
 
 /// Every situation that some node is in.
@@ -94,6 +97,7 @@ impl Situations {
         let situation = Situation {
             topology: node.topology.clone()?,
             room: node.room,
+            standings: Standings::default(),
         };
         Some(self.0.intern(Arc::new(situation)))
     }

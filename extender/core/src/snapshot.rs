@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 use berth_placement::GpuSet;
+use berth_topology::fnv::Fnv;
 use berth_topology::ids::PodUid;
 use serde::{Deserialize, Serialize};
 
@@ -102,6 +103,24 @@ impl Snapshot {
         let hints = self.hinted.get(name).into_iter().flatten();
         let others = hints.filter(|(pod, _)| pod != uid);
         others.fold(GpuSet::EMPTY, |all, (_, gpus)| all.union(*gpus))
+    }
+
+    /// One number for the silent nodes and for what other pods than `uid` are likely to be bound to,
+    /// in whatever order they come. Few nodes are either, so that this asks for them, and not of each
+    /// node whether it is.
+    pub(crate) fn marks(&self, uid: &PodUid) -> u64 {
+        let mark = |name: &str, number: u64| {
+            let mut hash = Fnv::default();
+            hash.text(name);
+            hash.number(number);
+            hash.finish()
+        };
+        let stale = self.stale.iter().map(|name| mark(name, u64::MAX));
+        let promised = self.hinted.keys().map(|name| {
+            let promised = self.promised_to_others(name, uid);
+            mark(name, promised.bits()) * u64::from(!promised.is_empty())
+        });
+        stale.chain(promised).fold(0, u64::wrapping_add)
     }
 
     /// The node of the pod's bind that is not confirmed yet.

@@ -3,6 +3,7 @@
 //!
 //! Depth is bounded by serde_json (128).
 
+use k8s_openapi::api::core::v1::Pod;
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -10,7 +11,7 @@ use serde_json::Value;
 /// Values of one body. Ten times what 500 whole Nodes have.
 pub(super) const VALUES_MAX: usize = 2_000_000;
 /// Objects of one pod. A pod has some hundreds; one of them may take a kilobyte once it is decoded.
-const POD_OBJECTS_MAX: usize = 20_000;
+pub(super) const POD_OBJECTS_MAX: usize = 20_000;
 /// Objects of all victims of one request.
 const VICTIM_OBJECTS_MAX: usize = 300_000;
 /// Nodes of one request. The largest clusters have a fourth of it.
@@ -68,12 +69,12 @@ pub(super) fn is_name(name: &str) -> bool {
     bytes.len() <= NAME_BYTES_MAX && bytes.iter().all(is_allowed) && !is_dots
 }
 
+/// What is decoded by way of plain values, which cost what their text costs, once its objects are
+/// counted: a pod's.
+pub(super) struct Counted<T>(T);
+
 /// A pod, or `null`.
-pub(super) fn pod<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: DeserializeOwned,
-{
+pub(super) fn pod<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Pod>, D::Error> {
     objects(deserializer, POD_OBJECTS_MAX)
 }
 
@@ -86,8 +87,7 @@ where
     objects(deserializer, VICTIM_OBJECTS_MAX)
 }
 
-/// By way of plain values, which cost what their text costs.
-fn objects<'de, D, T>(deserializer: D, objects_max: usize) -> Result<Option<T>, D::Error>
+fn objects<'de, D, T>(deserializer: D, objects_max: usize) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: DeserializeOwned,
@@ -105,6 +105,20 @@ fn object_count(value: &Value) -> usize {
         Value::Object(fields) => 1 + fields.values().map(object_count).sum::<usize>(),
         Value::Array(items) => items.iter().map(object_count).sum(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+    }
+}
+
+// === impl Counted ===
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Counted<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        objects(deserializer, POD_OBJECTS_MAX).map(Self)
+    }
+}
+
+impl From<Counted<Self>> for Pod {
+    fn from(counted: Counted<Self>) -> Self {
+        counted.0
     }
 }
 

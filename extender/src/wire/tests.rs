@@ -167,6 +167,18 @@ fn a_node_without_a_name_is_no_node() {
 }
 
 #[test]
+fn a_pod_is_read_alike_whether_its_objects_were_counted_or_not() {
+    for name in ["filter-cacheTrue", "filter-cacheFalse"] {
+        let body = request(name);
+        let few = ExtenderArgs::read(&body, 0).unwrap();
+        let many = ExtenderArgs::read(&body, usize::MAX).unwrap();
+        assert!(few.pod.is_some());
+        assert_eq!(few.pod, many.pod);
+        assert_eq!(few.names(), many.names());
+    }
+}
+
+#[test]
 fn a_body_of_five_megabytes_of_nodes_is_read() {
     let node = serde_json::json!({"metadata": {"name": "n", "annotations": {"padding": "x".repeat(50_000)}}});
     let body =

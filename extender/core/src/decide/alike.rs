@@ -12,6 +12,7 @@ use berth_topology::claim::PodClaim;
 use super::{Standing, check_count};
 use crate::node::{Room, Topology};
 use crate::situation::{Look, Situation};
+use crate::standings::Claim;
 
 /// What was found so far for one claim.
 #[derive(Debug, Default)]
@@ -40,20 +41,22 @@ impl<'a> Alike<'a> {
         standing
     }
 
-    /// The same for a node that is in that situation.
+    /// The same for a node that is in that situation, remembered there for other pods too.
     pub(super) fn standing_in(
         &mut self,
         situation: &'a Situation,
-        claim: &PodClaim,
+        claim: &Claim,
     ) -> Result<Standing, Refusal> {
-        if let Some(known) = self.by_situation.get(&std::ptr::from_ref(situation)) {
-            return known.clone();
-        }
-        let (topology, room) = (&*situation.topology, situation.room);
-        let owned = topology.check_owner();
-        let standing = owned.and_then(|()| self.standing(topology, room, claim));
-        self.by_situation.insert(situation, standing.clone());
-        standing
+        let known = self.by_situation.entry(situation);
+        let found = known.or_insert_with(|| {
+            situation.standings.recall(claim, || {
+                let claim = claim.as_ref().as_ref();
+                let claim = claim.map_err(|error| Refusal::BadClaim(error.clone()))?;
+                situation.topology.check_owner()?;
+                standing(&situation.topology, situation.room, claim)
+            })
+        });
+        found.clone()
     }
 }
 

@@ -119,7 +119,7 @@ impl Inputs {
         }
     }
 
-    /// FNV-1a over what enters the decision, as 16 hexadecimal digits: equal inputs, equal hashes.
+    /// FNV-1a over all that was given, as 16 hexadecimal digits: equal inputs, equal hashes.
     #[must_use]
     pub fn hash(&self, asked: &Asked) -> String {
         let mut hash = Fnv::default();
@@ -135,9 +135,8 @@ impl Inputs {
                 Some(state) => hash.number(state.digest()),
                 None => hash.text(name),
             }
-            let promised = self.view.promised_to_others(name, &asked.uid);
-            hash.number(promised.bits() ^ u64::from(self.view.is_stale(name)).rotate_right(1));
         }
+        hash.number(self.view.marks(&asked.uid));
         if let Some(offered) = &self.offered {
             let states = self.candidates.iter().filter_map(Candidate::state);
             hash.bytes(&offered.text(states));
