@@ -9,8 +9,10 @@ use berth_topology::quantity;
 use clap::{Parser, Subcommand};
 
 pub mod cluster;
+pub mod doctor;
 
 use cluster::{ExplainCommand, PlanCommand, SimulateArgs, SnapshotArgs};
+use doctor::DoctorArgs;
 
 /// Which GPUs work as one: looks at machines, places ranks on them, runs the loop.
 #[derive(Debug, Parser)]
@@ -24,9 +26,10 @@ Examples:
   berth place --machine dgx1-v100 --gpus 4 --taken 0,5 --link nvlink --link-policy require
   berth explain pod default/llama-0 --why-not node-7
   berth simulate quads.txt                         a script of machines, pods and failures
+  berth doctor --node gpu-7                        what is wrong with a node, and what to do
   berth up --model SmolLM2-135M-Instruct.Q4_1.gguf the loop on this machine
 
-Exit codes: 0 yes, 1 error, 2 wrong usage, 3 refused. JSON on stdout, sentences on stderr."
+Exit codes: 0 yes, 1 error, 2 wrong usage, 3 refused (doctor: found problems). JSON on stdout, sentences on stderr."
 )]
 pub struct Args {
     /// What to do.
@@ -52,6 +55,8 @@ pub enum Command {
     /// What could be done about a cluster; does nothing itself.
     #[command(subcommand)]
     Plan(PlanCommand),
+    /// What is wrong with this machine, a node or a recorded one; what was read, and what to do.
+    Doctor(DoctorArgs),
     /// Run the loop on this machine: probe, place, pin, serve, ask.
     Up(UpArgs),
 }

@@ -14,27 +14,17 @@ use crate::args::cluster::SourceArgs;
 const BODY_BYTES_MAX: u64 = 512 << 20;
 /// It is written while the extender goes on answering.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(60);
+/// It is answered from memory.
+const READY_WAIT_MAX: Duration = Duration::from_secs(5);
 const HOW_TO_REACH: &str =
     "reach it with: kubectl -n berth-system port-forward deploy/berth-scheduler 8888";
 
 /// What the extender at `url` answers to a GET.
 pub(crate) fn get(url: &str, path: &str) -> anyhow::Result<String> {
     let url = format!("{}{path}", url.trim_end_matches('/'));
-    // A proxy from the environment must not stand between us and a forwarded port.
-    let agent = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .proxy(None)
-        .timeout_global(Some(ANSWER_WAIT_MAX))
-        .build()
-        .new_agent();
-    let answered = agent.get(&url).call();
-    let mut response = answered.with_context(|| format!("asking {url}; {HOW_TO_REACH}"))?;
-    let status = response.status();
-    let body = response.body_mut().with_config().limit(BODY_BYTES_MAX);
-    let body = body
-        .read_to_string()
-        .with_context(|| format!("reading the answer of {url}"))?;
-    if status.is_success() {
+    let asked = ask(&url, ANSWER_WAIT_MAX);
+    let (status, body) = asked.with_context(|| format!("asking {url}; {HOW_TO_REACH}"))?;
+    if (200..300).contains(&status) {
         return Ok(body);
     }
     let error: Option<serde_json::Value> = serde_json::from_str(&body).ok();
@@ -43,6 +33,28 @@ pub(crate) fn get(url: &str, path: &str) -> anyhow::Result<String> {
         Some(sentence) => bail!("{sentence}"),
         None => bail!("{url} answered {status}"),
     }
+}
+
+/// Status and text of the extender's `/readyz`.
+pub(crate) fn readiness(url: &str) -> anyhow::Result<(u16, String)> {
+    ask(
+        &format!("{}/readyz", url.trim_end_matches('/')),
+        READY_WAIT_MAX,
+    )
+}
+
+fn ask(url: &str, wait_max: Duration) -> anyhow::Result<(u16, String)> {
+    // A proxy from the environment must not stand between us and a forwarded port.
+    let agent = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .proxy(None)
+        .timeout_global(Some(wait_max))
+        .build()
+        .new_agent();
+    let mut response = agent.get(url).call()?;
+    let status = response.status().as_u16();
+    let body = response.body_mut().with_config().limit(BODY_BYTES_MAX);
+    Ok((status, body.read_to_string()?))
 }
 
 /// The snapshot that a file holds, or that the extender writes now.

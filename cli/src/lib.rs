@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+mod doctor;
 mod explain;
 mod extender;
 mod list;
@@ -33,7 +34,8 @@ use args::{Args, Command, MachineCommand};
 pub enum Outcome {
     /// It did what was asked.
     Done,
-    /// The answer is no: placement refused, no plan was found, or an expectation did not hold.
+    /// The answer is no: placement refused, no plan was found, an expectation did not hold, or the
+    /// doctor found something.
     Refused,
 }
 
@@ -63,6 +65,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         Command::Snapshot(args) => snapshot::snapshot(args, out),
         Command::Simulate(args) => simulate::simulate(args, out),
         Command::Plan(PlanCommand::Repack(args)) => plan::plan_repack(args, out),
+        Command::Doctor(args) => doctor::doctor(args, out),
         Command::Up(args) => up::up(args, out),
     }
 }

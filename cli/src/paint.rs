@@ -19,12 +19,26 @@ impl Paint {
         }
     }
 
+    /// Paints nothing.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self { is_on: false }
+    }
+
     pub(crate) fn bold(self, text: &str) -> String {
         self.wrap("1", text)
     }
 
     pub(crate) fn green(self, text: &str) -> String {
         self.wrap("32", text)
+    }
+
+    pub(crate) fn red(self, text: &str) -> String {
+        self.wrap("31", text)
+    }
+
+    pub(crate) fn yellow(self, text: &str) -> String {
+        self.wrap("33", text)
     }
 
     fn wrap(self, code: &str, text: &str) -> String {

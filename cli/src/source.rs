@@ -31,6 +31,11 @@ pub(crate) fn recorded() -> anyhow::Result<Vec<Seen>> {
     RECORDED.iter().map(parse).collect()
 }
 
+/// Whether this program has a machine of that name.
+pub(crate) fn is_recorded(wanted: &str) -> bool {
+    RECORDED.iter().any(|(name, _)| *name == wanted)
+}
+
 /// Finds what `NAME|FILE|-` names.
 pub(crate) fn find(wanted: &str, agent: &AgentArgs) -> anyhow::Result<Seen> {
     if wanted == "-" {
@@ -59,7 +64,8 @@ fn probe(agent: &AgentArgs) -> anyhow::Result<Seen> {
     Ok(seen)
 }
 
-fn parse(name: &str, text: &str) -> anyhow::Result<Seen> {
+/// What a file or an agent says, as a NodeTopology.
+pub(crate) fn parse(name: &str, text: &str) -> anyhow::Result<Seen> {
     let topology: NodeTopology = serde_json::from_str(text)
         .with_context(|| format!("reading the NodeTopology of {name}"))?;
     let Some(status) = topology.status.clone() else {

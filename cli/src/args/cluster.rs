@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 /// Where the extender listens when it is reached through a port-forward.
-const EXTENDER: &str = "http://127.0.0.1:8888";
+pub(crate) const EXTENDER: &str = "http://127.0.0.1:8888";
 
 /// `berth explain`.
 #[derive(Debug, Subcommand)]

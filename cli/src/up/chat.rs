@@ -183,7 +183,7 @@ impl Answer {
     }
 }
 
-fn body(mut response: ureq::http::Response<ureq::Body>, url: &str) -> anyhow::Result<String> {
+fn body(mut response: http::Response<ureq::Body>, url: &str) -> anyhow::Result<String> {
     let status = response.status();
     let body = response
         .body_mut()

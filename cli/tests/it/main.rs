@@ -6,6 +6,7 @@
 )]
 
 mod cluster;
+mod doctor;
 mod machine;
 mod place;
 mod program;
