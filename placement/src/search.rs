@@ -133,9 +133,9 @@ impl<'a> Search<'a> {
             return None;
         }
         let one_by_one = self.one_by_one(room);
-        let is_settled = one_by_one.as_ref().is_some_and(|groups| are_level(groups));
+        let is_settled = |groups: &Vec<Candidate>| self.are_best_possible(groups, room.free);
         let is_joint = room.free.len() <= JOINT_GPUS_MAX && self.rule.group_count > 1;
-        let groups = if is_settled || !is_joint {
+        let groups = if !is_joint || one_by_one.as_ref().is_some_and(is_settled) {
             one_by_one?
         } else {
             self.jointly(room).or(one_by_one)?
@@ -152,6 +152,31 @@ impl<'a> Search<'a> {
             groups.push(group);
         }
         Some(groups)
+    }
+
+    /// Whether the worst of these groups, chosen one by one, is as good as the worst of any groups can
+    /// be. Then [`Self::jointly`] would choose the same: the best group always leaves room for the others.
+    fn are_best_possible(&self, groups: &[Candidate], free: GpuSet) -> bool {
+        let worst = groups.iter().map(|group| group.key.level).min();
+        let best = groups.first().map(|group| group.key.level);
+        worst >= best || worst >= self.worst_level_max(free)
+    }
+
+    /// What the worst of the groups has at most. Each GPU that takes part is in some group, whose level is
+    /// at most the best of all sets with that GPU; and so many take part.
+    fn worst_level_max(&self, free: GpuSet) -> Option<Level> {
+        let mut best_with: Vec<Option<Level>> = vec![None; self.together.len()];
+        self.each(free, &mut |set| {
+            let level = Some(self.level(set));
+            let twins = set.iter().map(|gpu| self.shape.twins[gpu]);
+            let alike = twins.fold(GpuSet::EMPTY, GpuSet::union);
+            for gpu in alike.iter() {
+                best_with[gpu] = best_with[gpu].max(level);
+            }
+        });
+        let mut levels: Vec<Option<Level>> = free.iter().map(|gpu| best_with[gpu]).collect();
+        levels.sort_by_key(|level| Reverse(*level));
+        *levels.get(self.rule.gpu_count().checked_sub(1)?)?
     }
 
     /// The worst group as good as it can be; then each the best that leaves room for the others.
@@ -397,11 +422,6 @@ fn together(shape: &Shape, rule: &Rule, position: usize) -> GpuSet {
     } else {
         linked
     }
-}
-
-fn are_level(groups: &[Candidate]) -> bool {
-    let level = |group: &Candidate| group.key.level;
-    groups.iter().all(|group| level(group) == level(&groups[0]))
 }
 
 // === impl Room ===

@@ -64,22 +64,18 @@ pub(crate) fn print() {
         When::First,
     );
 
-    let of_sixteen = worn_sixteens();
-    let some_free = some(16, 40);
-    figure(
-        "16 GPUs, recorded, first",
-        &of_sixteen,
-        &some_free,
-        &sizes(16),
-        When::First,
-    );
-    figure(
-        "16 GPUs, recorded, again",
-        &of_sixteen,
-        &some_free,
-        &sizes(16),
-        When::Again,
-    );
+    for (wear, of_sixteen) in [
+        ("one degraded link", sixteens(with_degraded_link)),
+        ("one worn GPU", sixteens(with_worn_gpu)),
+    ] {
+        let named = |name: &str| format!("16 GPUs, recorded, {wear}, {name}");
+        let (free, some_free) = (some(16, 40), some(16, 4));
+        let (first, again) = (When::First, When::Again);
+        figure(&named("first"), &of_sixteen, &free, &sizes(16), first);
+        figure(&named("again"), &of_sixteen, &free, &sizes(16), again);
+        let groups = groups(16);
+        figure(&named("in groups"), &of_sixteen, &some_free, &groups, first);
+    }
     let random: Vec<Status> = (0..12).map(|seed| graph(seed, 16, 16)).collect();
     figure(
         "16 GPUs, random, first",
@@ -89,28 +85,30 @@ pub(crate) fn print() {
         When::First,
     );
     figure(
-        "16 GPUs, in groups, first",
-        &of_sixteen,
-        &some(16, 4),
+        "16 GPUs, random, in groups",
+        &random[..2],
+        &some(16, 0),
         &groups(16),
         When::First,
     );
     build("8 GPUs, read", &of_eight);
-    build("16 GPUs, read", &of_sixteen);
+    build("16 GPUs, read", &sixteens(with_degraded_link));
 }
 
-/// Each recorded machine of sixteen: whole, with one degraded link, with one worn GPU.
-fn worn_sixteens() -> Vec<Status> {
-    let with_wear = |(_, status): (String, Status)| {
-        let links = [0, 9, 100].map(|link| degraded(&status, link));
-        let gpus = [0, 11].map(|gpu| worn(&status, gpu));
-        links
-            .into_iter()
-            .chain(gpus)
-            .chain([status])
-            .collect::<Vec<_>>()
-    };
-    of_count(16).into_iter().flat_map(with_wear).collect()
+/// Each recorded machine of sixteen, whole and worn.
+fn sixteens(wear: impl Fn(&Status) -> Vec<Status>) -> Vec<Status> {
+    let whole = of_count(16).into_iter().map(|(_, status)| status);
+    whole
+        .flat_map(|status| wear(&status).into_iter().chain([status]))
+        .collect()
+}
+
+fn with_degraded_link(status: &Status) -> Vec<Status> {
+    [0, 9, 100].map(|link| degraded(status, link)).to_vec()
+}
+
+fn with_worn_gpu(status: &Status) -> Vec<Status> {
+    [0, 11].map(|gpu| worn(status, gpu)).to_vec()
 }
 
 /// All free, and some more free sets.
