@@ -5,9 +5,6 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-/// Where Kubernetes puts the pod's annotation (a downward-API volume in our manifests).
-pub const ASSIGNMENT_PATH: &str = "/etc/berth/assignment";
-
 /// Serves a language model over the OpenAI API, each rank pinned to the CPUs and memory it was
 /// given.
 #[derive(Debug, Parser)]

@@ -9,43 +9,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use berth_topology::assignment::{self, ALLOCATION_ENV, Assignment, ContainerAssignment, Rank};
-use berth_topology::cpus::CpuList;
-
-use crate::args::ASSIGNMENT_PATH;
+use berth_topology::assignment::{self, ALLOCATION_ENV, ContainerAssignment, Rank};
+use berth_topology::places::{self, ASSIGNMENT_PATH, Part, places};
 
 mod machine;
-mod split;
 
-pub(crate) use machine::{Machine, list as machine_list};
-
-/// What tells a process which container of which pod it is, from the downward API.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Identity {
-    /// `BERTH_ALLOCATION`: this container's own part, for the devices it really got.
-    pub(crate) allocation: Option<String>,
-    /// `BERTH_CONTAINER`.
-    pub(crate) container: Option<String>,
-    /// `BERTH_POD_UID`.
-    pub(crate) pod_uid: Option<String>,
-    /// `BERTH_NODE`.
-    pub(crate) node: Option<String>,
-}
-
-/// One rank's place, decided.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) rank: usize,
-    /// UUID, for people: a CPU rank does not open it.
-    pub(crate) gpu: Option<String>,
-    /// What was asked for; absent when nothing was.
-    pub(crate) cpus_assigned: Option<CpuList>,
-    /// What the rank is pinned to, never empty on a sound machine.
-    pub(crate) cpus: CpuList,
-    /// None of the assigned CPUs may be used here, so the mask is the process's own.
-    pub(crate) mask_kept: bool,
-    pub(crate) numa_node: Option<u32>,
-}
+pub(crate) use berth_topology::places::{Identity, Machine, Place};
+pub(crate) use machine::{list as machine_list, read as read_machine};
 
 /// Where the ranks come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,15 +67,8 @@ pub enum Error {
         source: assignment::Error,
     },
     /// Several containers, and nobody said which we are; or a name that is not there.
-    #[error(
-        "the assignment has containers {names}, and {wanted}: set BERTH_CONTAINER to one of them"
-    )]
-    Container {
-        /// Names in the assignment.
-        names: String,
-        /// What we know of ourselves.
-        wanted: String,
-    },
+    #[error(transparent)]
+    Container(places::Error),
     /// An assignment without ranks.
     #[error(
         "the assignment of this container ({origin}) has no ranks: give it one for each part of \
@@ -155,7 +118,7 @@ pub(crate) fn resolve(
     }
     Ok(Places {
         origin,
-        places: split::places(&ranks, machine),
+        places: places(&ranks, machine),
     })
 }
 
@@ -186,18 +149,27 @@ fn find(
                 source,
             });
         }
-        Ok(text) if text.trim().is_empty() => return Ok(None),
         Ok(text) => text,
     };
-    let assignment = Assignment::decode(&text).map_err(|source| Error::Decode {
-        path: path.to_path_buf(),
-        source,
+    let part = identity.part_of(&text).map_err(|error| match error {
+        places::Error::Decode(source) => Error::Decode {
+            path: path.to_path_buf(),
+            source,
+        },
+        places::Error::Container { .. } => Error::Container(error),
     })?;
-    if !is_ours(&assignment, identity) {
-        return Ok(None);
+    match part {
+        Part::Nothing => Ok(None),
+        Part::Own(container) => Ok(Some((Origin::File(path.to_path_buf()), container))),
+        Part::Foreign { pod_uid, node } => {
+            tracing::warn!(
+                ?pod_uid,
+                ?node,
+                "the assignment is for another pod or node: ignored"
+            );
+            Ok(None)
+        }
     }
-    let container = own_part(assignment, identity.container.as_deref())?;
-    Ok(Some((Origin::File(path.to_path_buf()), container)))
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -206,57 +178,6 @@ fn read(path: &Path) -> io::Result<String> {
     let bound = assignment::TEXT_BYTES_MAX as u64 + 1;
     File::open(path)?.take(bound).read_to_string(&mut text)?;
     Ok(text)
-}
-
-/// An assignment for another pod or node is ignored, as the contract says.
-fn is_ours(assignment: &Assignment, identity: &Identity) -> bool {
-    let differs = |written: Option<&str>, own: Option<&str>| matches!((written, own), (Some(written), Some(own)) if written != own);
-    let pod_uid = assignment.pod_uid.as_ref().map(|uid| uid.as_str());
-    let node = assignment.node.as_ref().map(|node| node.as_str());
-    let other =
-        differs(pod_uid, identity.pod_uid.as_deref()) || differs(node, identity.node.as_deref());
-    if other {
-        tracing::warn!(
-            ?pod_uid,
-            ?node,
-            "the assignment is for another pod or node: ignored"
-        );
-    }
-    !other
-}
-
-fn own_part(
-    mut assignment: Assignment,
-    container: Option<&str>,
-) -> Result<ContainerAssignment, Error> {
-    let names: Vec<String> = assignment.containers.keys().cloned().collect();
-    let (found, wanted) = match (container, names.as_slice()) {
-        (Some(name), _) => (
-            assignment.containers.remove(name),
-            format!("this one is said to be {name:?}"),
-        ),
-        (None, [only]) => (assignment.containers.remove(only), String::new()),
-        (None, _) => (None, "nothing says which is this one".to_owned()),
-    };
-    found.ok_or_else(|| Error::Container {
-        names: names.join(", "),
-        wanted,
-    })
-}
-
-// === impl Identity ===
-
-impl Identity {
-    /// From the environment.
-    pub(crate) fn from_env() -> Self {
-        let read = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        Self {
-            allocation: read(ALLOCATION_ENV),
-            container: read("BERTH_CONTAINER"),
-            pod_uid: read("BERTH_POD_UID"),
-            node: read("BERTH_NODE"),
-        }
-    }
 }
 
 // === impl Origin ===

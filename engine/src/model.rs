@@ -13,7 +13,7 @@ use berth_engine_model::source::{GgufTokenizer, ModelSource, OpenError, Tokenize
 use berth_engine_text::{ChatTemplate, GgufVocab, LoadError, TemplateError, Tokenizer};
 
 use crate::args::{Device, ModelArgs};
-use crate::assign::{self, Identity, Machine, Places};
+use crate::assign::{self, Identity, Places, read_machine};
 use crate::rank::{BackendError, LoadBackend};
 
 /// KV cache when nothing is said: SmolLM2-135M gets 23,000 tokens of it, in f32.
@@ -146,9 +146,14 @@ fn places(args: &ModelArgs, config: &ModelConfig) -> Result<Places, Error> {
     let degree = args.tensor_parallel_size;
     // Before anything is made for each rank: the flag may say any number.
     check_degree(degree.unwrap_or(1), config)?;
-    let machine = Machine::read();
+    let machine = read_machine();
     let file = args.assignment.as_deref();
-    let places = assign::resolve(&Identity::from_env(), file, degree, &machine)?;
+    let places = assign::resolve(
+        &Identity::read(|name| std::env::var(name).ok()),
+        file,
+        degree,
+        &machine,
+    )?;
     check_degree(places.places.len(), config)?;
     Ok(places)
 }

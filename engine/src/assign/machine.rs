@@ -1,47 +1,32 @@
 //! What this process may use of the machine: CPUs, cores, memory nodes.
 
-use std::collections::BTreeMap;
 use std::fs;
 
 use berth_topology::cpus::CpuList;
+use berth_topology::places::Machine;
 use procfs::process::Process;
 
-/// CPUs and memory nodes that this process may use.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Machine {
-    /// The process's own mask.
-    pub(crate) allowed: CpuList,
-    /// The first CPU of its core, by CPU; a CPU that is not here is a core of its own.
-    pub(crate) core_of: BTreeMap<u32, u32>,
-    /// Memory nodes that pages may come from.
-    pub(crate) memory_nodes: CpuList,
-}
-
-// === impl Machine ===
-
-impl Machine {
-    /// Reads this process's masks and the cores of its CPUs.
-    ///
-    /// What cannot be read is left out: ranks then keep the mask they have.
-    pub(crate) fn read() -> Self {
-        let status = Process::myself().and_then(|process| process.status());
-        let (cpus, nodes) = match status {
-            Ok(status) => (status.cpus_allowed_list, status.mems_allowed_list),
-            Err(error) => {
-                tracing::warn!(%error, "cannot read the process's own CPU mask");
-                (None, None)
-            }
-        };
-        let allowed = list(cpus.unwrap_or_default());
-        let core_of = allowed
-            .iter()
-            .filter_map(|cpu| Some((cpu, core_of(cpu)?)))
-            .collect();
-        Self {
-            allowed,
-            core_of,
-            memory_nodes: list(nodes.unwrap_or_default()),
+/// Reads this process's masks and the cores of its CPUs.
+///
+/// What cannot be read is left out: ranks then keep the mask they have.
+pub(crate) fn read() -> Machine {
+    let status = Process::myself().and_then(|process| process.status());
+    let (cpus, nodes) = match status {
+        Ok(status) => (status.cpus_allowed_list, status.mems_allowed_list),
+        Err(error) => {
+            tracing::warn!(%error, "cannot read the process's own CPU mask");
+            (None, None)
         }
+    };
+    let allowed = list(cpus.unwrap_or_default());
+    let core_of = allowed
+        .iter()
+        .filter_map(|cpu| Some((cpu, core_of(cpu)?)))
+        .collect();
+    Machine {
+        allowed,
+        core_of,
+        memory_nodes: list(nodes.unwrap_or_default()),
     }
 }
 

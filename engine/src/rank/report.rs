@@ -6,7 +6,7 @@ use std::fs;
 use berth_topology::cpus::CpuList;
 use procfs::process::Process;
 
-use crate::assign::{Machine, Place, machine_list};
+use crate::assign::{Place, machine_list, read_machine};
 use crate::pin;
 
 /// How asking went.
@@ -64,7 +64,7 @@ pub(crate) fn pin(place: &Place) -> Pinned {
 }
 
 fn prefer(node: u32) -> Result<(), String> {
-    if !Machine::read().memory_nodes.contains(node) {
+    if !read_machine().memory_nodes.contains(node) {
         return Err(format!("memory of NUMA node {node} may not be used here"));
     }
     pin::prefer_memory_of(node).map_err(|error| error.to_string())
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_pinned_thread_is_seen_on_its_cpus() {
-        let one: CpuList = Machine::read().allowed.iter().take(1).collect();
+        let one: CpuList = read_machine().allowed.iter().take(1).collect();
         let report = on_thread(|| {
             let place = place(one.clone(), false);
             let pinned = pin(&place);

@@ -17,7 +17,7 @@ use clap::Parser;
 use serde_json::Value;
 
 use crate::args::{Args, Command, ServeArgs};
-use crate::assign::{self, Identity, Machine};
+use crate::assign::{self, Identity};
 use crate::lifecycle::Lifecycle;
 use crate::model::{Model, ModelText};
 use crate::serve;
@@ -172,7 +172,8 @@ impl Drop for Fixture {
 fn model(alphabet: &Arc<Alphabet>) -> Model {
     let tokenizer = Arc::new(Tokenizer::from_gguf(vocab()).unwrap());
     let template = ChatTemplate::new(TEMPLATE, tokenizer.special_tokens()).unwrap();
-    let places = assign::resolve(&Identity::default(), None, Some(2), &Machine::read()).unwrap();
+    let places =
+        assign::resolve(&Identity::default(), None, Some(2), &assign::read_machine()).unwrap();
     let alphabet = Arc::clone(alphabet);
     Model {
         vocab_size: tokenizer.vocab_size(),

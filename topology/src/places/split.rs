@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use berth_topology::assignment::Rank;
-use berth_topology::cpus::CpuList;
+use crate::assignment::Rank;
+use crate::cpus::CpuList;
 
 use super::{Machine, Place};
 
 /// Each rank's place: its CPUs within the process's mask, ranks with the same CPUs sharing them
 /// out by whole cores, or by CPUs where there are fewer cores than ranks. Where there are fewer
 /// CPUs than ranks, all of those ranks keep all of them.
-pub(super) fn places(ranks: &[Rank], machine: &Machine) -> Vec<Place> {
+#[must_use]
+pub fn places(ranks: &[Rank], machine: &Machine) -> Vec<Place> {
     let usable: Vec<(CpuList, bool)> = ranks
         .iter()
         .map(|rank| usable(rank.cpus.as_ref(), machine))
@@ -59,7 +60,7 @@ fn usable(assigned: Option<&CpuList>, machine: &Machine) -> (CpuList, bool) {
 }
 
 fn share(cpus: &CpuList, turn: usize, sharer_count: usize, machine: &Machine) -> CpuList {
-    let cores = cores(cpus, machine);
+    let cores = machine.cores(cpus);
     if cores.len() >= sharer_count {
         return cores[part(cores.len(), sharer_count, turn)]
             .iter()
@@ -76,17 +77,6 @@ fn share(cpus: &CpuList, turn: usize, sharer_count: usize, machine: &Machine) ->
         .iter()
         .copied()
         .collect()
-}
-
-fn cores(cpus: &CpuList, machine: &Machine) -> Vec<Vec<u32>> {
-    let mut cores: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-    for cpu in cpus.iter() {
-        cores
-            .entry(machine.core_of.get(&cpu).copied().unwrap_or(cpu))
-            .or_default()
-            .push(cpu);
-    }
-    cores.into_values().collect()
 }
 
 /// The `turn`th of `count` runs of `total` things, as even as they can be, longer ones first.
