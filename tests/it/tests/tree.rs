@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which of our crates a crate may use, and which of others' it must never.
-const EDGES: [(&str, &[&str], &[&str]); 11] = [
+const EDGES: [(&str, &[&str], &[&str]); 12] = [
     (
         "berth-topology",
         &[],
@@ -60,6 +60,11 @@ const EDGES: [(&str, &[&str], &[&str]); 11] = [
             "berth-topology",
         ],
         &["kube"],
+    ),
+    (
+        "berth-run",
+        &["berth-topology"],
+        &["tokio", "kube", "actix-web", "candle-core", "nvml-wrapper"],
     ),
     (
         "berth-cli",
