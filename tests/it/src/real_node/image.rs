@@ -29,9 +29,14 @@ pub(super) fn pack(busybox: &Path, folder: &Path) -> Result<PathBuf> {
         symlink("busybox", bin.join(applet)).with_context(|| format!("linking {applet}"))?;
     }
     let tar = folder.join("image.tar");
-    let mut script = Command::new(repository().join("tests/control-plane/image.sh"));
-    script.arg(NAME).arg(&root).arg(&tar).args(SANDBOX);
-    let output = script.output().context("running image.sh")?;
+    let mut script = Command::new(repository().join("images/pack.sh"));
+    script
+        .arg(NAME)
+        .arg(&root)
+        .arg(&tar)
+        .arg("0:0")
+        .args(SANDBOX);
+    let output = script.output().context("running pack.sh")?;
     let why = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "packing an image: {why}");
     Ok(tar)

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# image.sh NAME ROOT TAR [WORD…]: packs a folder as a container image of one layer, without Docker: an OCI
-# image layout in a tar, as `ctr image import` takes it. NAME with its tag, as pods spell it; the words are
-# what it runs where a pod does not say. The same folder gives the same bytes.
+# pack.sh NAME ROOT TAR USER [WORD…]: packs a folder as a container image of one layer, without Docker: an OCI
+# image layout in a tar, as `ctr image import`, `podman load` and `skopeo` take it. NAME with its tag, as pods
+# spell it; USER as UID:GID; the words are its entry point. The same folder gives the same bytes.
 set -euo pipefail
 
-if [ $# -lt 3 ]; then
-    printf 'usage: image.sh NAME ROOT TAR [WORD...]\n' >&2
+if [ $# -lt 4 ]; then
+    printf 'usage: pack.sh NAME ROOT TAR USER [WORD...]\n' >&2
     exit 2
 fi
-name=$1 root=$2 tar=$3
-shift 3
+name=$1 root=$2 tar=$3 user=$4
+shift 4
 words=$(printf ',"%s"' "$@")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -36,8 +36,8 @@ esac
 pack "$work/layer" "$root" .
 layer_digest=$(sha256 "$work/layer")
 layer="$(blob "$work/layer" layer.v1.tar)}"
-printf '{"architecture":"%s","os":"linux","config":{"Env":["PATH=/bin"],"Cmd":[%s]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
-    "$architecture" "${words#,}" "$layer_digest" > "$work/config"
+printf '{"architecture":"%s","os":"linux","config":{"User":"%s","Env":["PATH=/bin"],"Entrypoint":[%s]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
+    "$architecture" "$user" "${words#,}" "$layer_digest" > "$work/config"
 config="$(blob "$work/config" config.v1+json)}"
 printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":%s,"layers":[%s]}' \
     "$config" "$layer" > "$work/manifest"
