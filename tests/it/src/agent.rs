@@ -24,6 +24,8 @@ use crate::wait::{PATIENCE, eventually};
 pub struct Agent {
     process: Option<Process>,
     program: Program,
+    /// The same where it is started in no namespaces.
+    plain: Program,
     folder: PathBuf,
     /// What its NVML answers from.
     raw_file: PathBuf,
@@ -42,7 +44,10 @@ impl Agent {
         let as_shipped = pod_template(&manifests::read(DAEMONSET, &[])?, "DaemonSet")?;
         let pod = cluster.agent_pod(node, &as_shipped).await?;
         let program = program(cluster, &pod, machine, (DAEMONSET, &[])).await?;
-        Self::run(cluster, node, program, gpu_count).await
+        let mut agent = Self::stopped(cluster, program);
+        agent.start_again()?;
+        agent.wait_until_published(cluster, node, gpu_count).await?;
+        Ok(agent)
     }
 
     /// Starts an agent beside a real kubelet, as its device plugin. It takes the node for that machine. Its
@@ -59,26 +64,23 @@ impl Agent {
         manifests::apply_files(cluster.admin(), &[DEVICE_PLUGIN], &[]).await?;
         let as_shipped = pod_template(&manifests::read(DEVICE_PLUGIN, &[])?, "DaemonSet")?;
         let pod = cluster.agent_pod(REAL_NODE, &resting(as_shipped)?).await?;
-        let (program, raw_file) = program(cluster, &pod, machine, (DEVICE_PLUGIN, more)).await?;
-        let program = (node.inside(program), raw_file);
-        Self::run(cluster, REAL_NODE, program, gpu_count(machine)).await
+        let program = program(cluster, &pod, machine, (DEVICE_PLUGIN, more)).await?;
+        let mut agent = Self::stopped(cluster, program);
+        agent.program = node.inside(agent.plain.clone());
+        agent.start_again()?;
+        let published = agent.wait_until_published(cluster, REAL_NODE, gpu_count(machine));
+        published.await?;
+        Ok(agent)
     }
 
-    async fn run(
-        cluster: &Cluster,
-        node: &str,
-        (program, raw_file): (Program, PathBuf),
-        gpu_count: usize,
-    ) -> Result<Self> {
-        let mut agent = Self {
+    fn stopped(cluster: &Cluster, (program, raw_file): (Program, PathBuf)) -> Self {
+        Self {
             process: None,
+            plain: program.clone(),
             program,
             folder: cluster.folder.clone(),
             raw_file,
-        };
-        agent.start_again()?;
-        agent.wait_until_published(cluster, node, gpu_count).await?;
-        Ok(agent)
+        }
     }
 
     /// Changes what NVML answers, from the next probe on. The rest of the machine stays.
@@ -133,6 +135,15 @@ impl Agent {
         let program = self.program.clone();
         self.process = Some(Process::start(program, OnExit::StartAgain, &self.folder)?);
         Ok(())
+    }
+
+    /// Starts a stopped agent beside a kubelet that has booted again.
+    ///
+    /// # Errors
+    /// As [`Agent::start_again`].
+    pub fn start_again_beside(&mut self, node: &RealNode) -> Result<()> {
+        self.program = node.inside(self.plain.clone());
+        self.start_again()
     }
 
     /// How often it was started since it was last stopped.

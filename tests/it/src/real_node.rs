@@ -34,6 +34,8 @@ use crate::wait::{PATIENCE, eventually};
 
 /// The socket at which a kubelet tells what it gave.
 const POD_RESOURCES: &str = "/var/lib/kubelet/pod-resources/kubelet.sock";
+/// Of the node, in the story's.
+const FOLDER: &str = "node";
 /// From its start until the node is Ready, on a loaded machine.
 const READY_WITHIN: Duration = Duration::from_secs(120);
 
@@ -66,8 +68,32 @@ impl RealNode {
     /// [`crate::story::Absent`] where this machine does not allow it; else when something does not start.
     pub async fn start(plane: &ControlPlane, logs: &Path) -> Result<Self> {
         let programs = programs::container_runtime()?;
-        let folder = logs.join("node");
+        let folder = logs.join(FOLDER);
         fs::create_dir_all(&folder).context("making the folder of a node")?;
+        let node = Self::boot(plane, logs).await?;
+        let tar = image::pack(&programs.join("busybox"), &folder)?;
+        node.import(&tar).await?;
+        node.wait_until_ready(&plane.admin).await?;
+        kubelet::open_to_pods(&plane.admin, REAL_NODE).await?;
+        Ok(node)
+    }
+
+    /// The power goes and comes back: every process is gone, `/run` is empty, the boot id is another. `/var`
+    /// stays as it was. What was started [`Self::inside`] is gone as well and is to be started again in the node
+    /// that this returns, which may not be Ready yet.
+    ///
+    /// # Errors
+    /// When something does not end or does not start.
+    pub async fn reboot(self, plane: &ControlPlane, logs: &Path) -> Result<Self> {
+        self.power_off()?;
+        let run = logs.join(FOLDER).join("run");
+        fs::remove_dir_all(&run).context("emptying /run")?;
+        Self::boot(plane, logs).await
+    }
+
+    async fn boot(plane: &ControlPlane, logs: &Path) -> Result<Self> {
+        let programs = programs::container_runtime()?;
+        let folder = logs.join(FOLDER);
         let cgroups = Cgroups::make()?;
         let namespaces = Namespaces::make(&folder, logs).await?;
         write_configs(&folder, programs, &cgroups.root())?;
@@ -77,18 +103,22 @@ impl RealNode {
         )]);
         let containerd = namespaces.inside(containerd);
         let containerd = Process::start(containerd, OnExit::StartAgain, logs)?;
-        let tar = image::pack(&programs.join("busybox"), &folder)?;
-        import(&namespaces, &programs.join("ctr"), &tar).await?;
         let kubelet = namespaces.inside(kubelet(plane, &folder)?);
-        let node = Self {
+        Ok(Self {
             kubelet: Process::start(kubelet, OnExit::StartAgain, logs)?,
             containerd,
             namespaces,
             cgroups,
-        };
-        node.wait_until_ready(&plane.admin).await?;
-        kubelet::open_to_pods(&plane.admin, REAL_NODE).await?;
-        Ok(node)
+        })
+    }
+
+    /// Gives containerd an image, packed as a tar.
+    ///
+    /// # Errors
+    /// When it does not take it.
+    pub async fn import(&self, image: &Path) -> Result<()> {
+        let ctr = programs::container_runtime()?.join("ctr");
+        import(&self.namespaces, &ctr, image).await
     }
 
     /// The same program, started where kubelet and containerd are: it sees their sockets at the usual paths.
@@ -110,12 +140,10 @@ impl RealNode {
     /// # Errors
     /// When it does not say so in time, or found a GPU of its own in use by another.
     pub async fn environment(&self, pod: &Pod) -> Result<BTreeMap<String, String>> {
-        let log = self.outside(&pod::log_path(pod)?)?;
+        let logs = self.outside(&pod::log_folder(pod)?)?;
         let what = format!("the environment of pod {}", pod.name_any());
         eventually(&what, PATIENCE, async || {
-            let text =
-                fs::read_to_string(&log).with_context(|| format!("reading {}", log.display()))?;
-            pod::printed_environment(&text)
+            pod::printed_environment(&pod::last_log(&logs)?)
         })
         .await
         .and_then(|environment| {
@@ -185,6 +213,13 @@ impl RealNode {
     /// # Errors
     /// When something of it is left on this machine, or the API server refuses.
     pub async fn end(self, admin: &Client) -> Result<()> {
+        self.power_off()?;
+        let nodes: Api<Node> = Api::all(admin.clone());
+        let deleted = nodes.delete(REAL_NODE, &DeleteParams::default()).await;
+        deleted.context("deleting the node").map(drop)
+    }
+
+    fn power_off(self) -> Result<()> {
         let Self {
             kubelet,
             containerd,
@@ -193,10 +228,7 @@ impl RealNode {
         } = self;
         drop((kubelet, containerd));
         namespaces.end()?;
-        cgroups.end()?;
-        let nodes: Api<Node> = Api::all(admin.clone());
-        let deleted = nodes.delete(REAL_NODE, &DeleteParams::default()).await;
-        deleted.context("deleting the node").map(drop)
+        cgroups.end()
     }
 
     async fn wait_until_ready(&self, admin: &Client) -> Result<()> {

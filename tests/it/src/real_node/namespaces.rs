@@ -5,6 +5,7 @@
 //! processes end when the first process of the namespace does.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -49,6 +50,11 @@ while :; do
     wait
 done
 "#;
+/// What the kernel draws when it boots, and what it draws whenever it is read.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const RANDOM_ID: &str = "/proc/sys/kernel/random/uuid";
+/// Holds the pid of the first process, once all is mounted.
+const PID_FILE: &str = "pid";
 /// The kernel kills what is in there; a loaded machine takes a moment.
 const GONE_WITHIN: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -70,7 +76,8 @@ impl Namespaces {
     /// [`Absent`] where this process may not; else when a mount fails.
     pub(super) async fn make(folder: &Path, logs: &Path) -> Result<Self> {
         allowed()?;
-        let mut pairs = Vec::new();
+        let mut pairs = vec![boot_id(folder)?];
+        forget_the_last(folder)?;
         for (name, value) in TUNABLES {
             let file = folder.join("sysctl").join(name);
             let parent = file.parent().unwrap_or(folder);
@@ -171,7 +178,7 @@ impl Namespaces {
     }
 
     async fn wait_until_mounted(&self) -> Result<u32> {
-        let file = self.folder.join("pid");
+        let file = self.folder.join(PID_FILE);
         eventually("the namespaces of a node", PATIENCE, async || {
             let first = self.first.as_ref().context("it was not started")?;
             if let Some(exit) = first.last_exit() {
@@ -194,6 +201,23 @@ impl Drop for Namespaces {
 /// there without a command line.
 fn is_alive(pid: u32) -> bool {
     pid != 0 && fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+}
+
+/// Namespaces are a boot of their own: which file stands for the kernel's boot id.
+fn boot_id(folder: &Path) -> Result<String> {
+    let file = folder.join("boot-id");
+    fs::copy(RANDOM_ID, &file).context("drawing a boot id")?;
+    Ok(format!("{}:{BOOT_ID}", file.display()))
+}
+
+/// Namespaces may have been made in this folder before.
+fn forget_the_last(folder: &Path) -> Result<()> {
+    match fs::remove_file(folder.join(PID_FILE)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).context("removing the last pid")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn allowed() -> Result<()> {

@@ -1,6 +1,8 @@
 //! Pods whose container runs here: busybox, which prints its environment and waits.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use berth_topology::names;
@@ -11,8 +13,8 @@ use serde_json::json;
 use super::image;
 use crate::pods::{CONTAINER, NAMESPACE};
 
-/// Says what it was given, takes each of its GPUs in the folder that all such pods share, and gives them
-/// back after its time, or at once when it is told to: within a second if that comes just before a `wait`,
+/// Says what it was given, takes each of its GPUs in the folder that all such pods share, counts there as long
+/// as it lives, and gives them back after its time, or at once when it is told to: within a second if that comes just before a `wait`,
 /// which this shell then sleeps through.
 const SCRIPT: &str = r#"
 IFS=,
@@ -20,14 +22,28 @@ release() {
     for gpu in $NVIDIA_VISIBLE_DEVICES; do [ ! -d /held ] || rmdir "/held/$gpu"; done
     exit 0
 }
+# One that was killed has left its GPU taken, but no longer counts.
+take() {
+    ! mkdir "/held/$1" || return 0
+    before= now=
+    read -r before < "/held/$1.count"
+    for second in 1 2 3 4 5 6 7 8 9 10; do
+        sleep 1
+        read -r now < "/held/$1.count"
+        [ "$now" = "$before" ] || return 1
+    done
+}
 trap release TERM
 env
 for gpu in $NVIDIA_VISIBLE_DEVICES; do
-    [ ! -d /held ] || mkdir "/held/$gpu" || echo "HELD_BY_ANOTHER=$gpu"
+    [ ! -d /held ] || take "$gpu" || echo "HELD_BY_ANOTHER=$gpu"
 done
 echo END
 lived=0
 while [ "$lived" -lt "${LIFE_SECONDS:-2147483647}" ]; do
+    for gpu in $NVIDIA_VISIBLE_DEVICES; do
+        [ ! -d /held ] || echo "$lived" > "/held/$gpu.count"
+    done
     sleep 1 &
     wait
     lived=$((lived + 1))
@@ -96,13 +112,23 @@ pub fn holding_here(pod: Pod, seconds: Option<usize>) -> Pod {
     pod
 }
 
-/// Where the kubelet has a container's output written: NAMESPACE_NAME_UID/CONTAINER/STARTS.log.
-pub(super) fn log_path(pod: &Pod) -> Result<String> {
+/// Where the kubelet has a container's output written: NAMESPACE_NAME_UID/CONTAINER, in it a file N.log for each
+/// start. One that the kubelet did not live to see leaves none.
+pub(super) fn log_folder(pod: &Pod) -> Result<String> {
     let uid = pod.uid().context("reading a pod's uid")?;
     let name = pod.name_any();
     Ok(format!(
-        "/var/log/pods/{NAMESPACE}_{name}_{uid}/{CONTAINER}/0.log"
+        "/var/log/pods/{NAMESPACE}_{name}_{uid}/{CONTAINER}"
     ))
+}
+
+/// What the container said since it was last started.
+pub(super) fn last_log(folder: &Path) -> Result<String> {
+    let entries = fs::read_dir(folder).with_context(|| format!("listing {}", folder.display()))?;
+    let number = |path: &PathBuf| path.file_stem()?.to_str()?.parse::<u32>().ok();
+    let logs = entries.flatten().map(|entry| entry.path());
+    let last = logs.max_by_key(number).context("it has not started")?;
+    fs::read_to_string(&last).with_context(|| format!("reading {}", last.display()))
 }
 
 /// From a log in CRI's format: TIME STREAM F|P TEXT, where P is a line that the next one continues.
