@@ -1,12 +1,18 @@
 //! Plays kubelet: there is none here, and no controller-manager either.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kube::{Api, Client};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 
+use crate::pods;
 use crate::wait::{PATIENCE, eventually};
+
+/// Between two looks at the pods of nodes that are no machines.
+const PLAY_EVERY: Duration = Duration::from_secs(1);
 
 /// Posts a Ready node with so many GPUs and takes the taint away that every new node gets.
 ///
@@ -83,6 +89,35 @@ pub async fn remove_pod(admin: &Client, namespace: &str, name: &str) -> Result<(
         Ok(())
     })
     .await
+}
+
+/// Plays kubelet on these nodes until the API server fails: every pod that comes there is said to run, and is
+/// gone as soon as it is deleted.
+///
+/// # Errors
+/// What the API server said when it failed.
+pub async fn play(admin: &Client, nodes: &[&str]) -> Result<()> {
+    let pods: Api<Pod> = Api::all(admin.clone());
+    loop {
+        for pod in pods.list(&ListParams::default()).await? {
+            if nodes.contains(&pods::node(&pod)) {
+                play_one(admin, &pod).await?;
+            }
+        }
+        tokio::time::sleep(PLAY_EVERY).await;
+    }
+}
+
+async fn play_one(admin: &Client, pod: &Pod) -> Result<()> {
+    let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+    let phase = pod.status.as_ref().and_then(|it| it.phase.as_deref());
+    if pod.metadata.deletion_timestamp.is_some() {
+        remove_pod(admin, &namespace, &name).await
+    } else if phase == Some("Pending") {
+        report_phase(admin, &namespace, &name, "Running").await
+    } else {
+        Ok(())
+    }
 }
 
 /// Reports a pod's phase: `Running`, `Succeeded`.

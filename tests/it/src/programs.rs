@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 
 use crate::story::Absent;
 
@@ -20,23 +20,19 @@ pub fn repository() -> &'static Path {
     here.ancestors().nth(2).unwrap_or(here)
 }
 
-/// One of our binaries, or a library: what `cargo build --workspace` put beside this test.
+/// One of our binaries, or a library: what `cargo build --workspace` put beside this program, or above it where
+/// that is a test.
 ///
 /// # Errors
 /// When it has not been built.
 pub fn ours(name: &str) -> Result<PathBuf> {
-    let test = std::env::current_exe().context("asking for the path of this test")?;
-    let folder = test
-        .ancestors()
-        .nth(2)
-        .context("finding the target folder of this test")?;
-    let path = folder.join(name);
-    ensure!(
-        path.exists(),
-        "{} is not there: run `cargo build --workspace`",
-        path.display()
-    );
-    Ok(path)
+    let this = std::env::current_exe().context("asking for the path of this program")?;
+    let folders = this.ancestors().skip(1).take(2);
+    let mut paths = folders.map(|folder| folder.join(name));
+    paths.find(|path| path.exists()).with_context(|| {
+        let this = this.display();
+        format!("{name} is not beside {this}: run `cargo build --workspace`")
+    })
 }
 
 /// The folder with etcd, kube-apiserver, kube-scheduler and kubelet, built if it is not there yet.

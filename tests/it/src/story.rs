@@ -41,6 +41,18 @@ enum Kind {
 // === impl Stage ===
 
 impl Stage {
+    /// With a folder whose name begins so, which goes with it.
+    ///
+    /// # Errors
+    /// When that cannot be made.
+    pub fn new(name: &str, prefix: &str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix(prefix).tempdir();
+        Ok(Self {
+            name: name.to_owned(),
+            folder: folder.context("making a folder")?,
+        })
+    }
+
     /// The story's folder: logs, keys, data.
     #[must_use]
     pub fn folder(&self) -> &Path {
@@ -97,10 +109,7 @@ impl std::error::Error for Absent {}
 /// # Errors
 /// The story's own, after its logs were printed and its folder kept.
 pub fn story<F: AsyncFnOnce(&Stage) -> Result<()>>(tell: F) -> Result<()> {
-    let stage = Stage {
-        name: test_name::<F>(),
-        folder: tempfile::Builder::new().prefix("berth-story-").tempdir()?,
-    };
+    let stage = Stage::new(&test_name::<F>(), "berth-story-")?;
     let told = catch_unwind(AssertUnwindSafe(|| {
         programs::machine_allows()?;
         programs::control_plane()?;
