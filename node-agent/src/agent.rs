@@ -1,10 +1,9 @@
-//! The agent's two threads: one probes, one publishes.
+//! The agent's threads: one probes, one waits for NVML's events, one publishes.
 //!
-//! A probe may hang in a driver for minutes; the publisher then notices the age of what it has.
+//! The first two may hang in a driver for minutes; the publisher then notices the age of what it has.
 
 use std::io::Write;
 use std::thread;
-use std::time::Duration;
 
 use anyhow::Context;
 use berth_topology::matrix;
@@ -12,13 +11,13 @@ use berth_topology::node::{NodeTopology, Status};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::error;
 
 use crate::args::{Args, Print};
 use crate::assemble::assemble;
-use crate::history::History;
+use crate::history::{History, SharedHistory};
 use crate::plugin;
 use crate::probe::Probe;
+use crate::prober::Prober;
 use crate::publish::{Cluster, Given, Observation, Publisher};
 
 /// Does what the command line says.
@@ -40,7 +39,7 @@ fn print_topology(args: &Args, print: Print) -> anyhow::Result<()> {
     let mut printed: Option<Status> = None;
     loop {
         let raw = probe.read()?;
-        let status = history.complete(assemble(&raw), &jiff::Timestamp::now().to_string());
+        let status = history.complete(assemble(&raw), jiff::Timestamp::now());
         if printed.as_ref().map(Status::without_volatile) != Some(status.without_volatile()) {
             let text = match print {
                 Print::Raw => serde_json::to_string_pretty(&raw)? + "\n",
@@ -77,15 +76,12 @@ async fn publish(args: &Args) -> anyhow::Result<()> {
     let cluster = Cluster::connect(args.kubeconfig.as_deref()).await?;
     let (sender, observations) = watch::channel(None);
     let (giver, given) = watch::channel(None);
-    let serving = serve(args, &cluster, &observations, giver);
-    let publisher = Publisher::new(cluster, args.node_name());
-    let probe = Probe::new(args.source());
-    let every = args.poll_every();
-    // not joined: a probe that hangs in a driver must not keep the process from ending
-    let _probing = thread::Builder::new()
-        .name("probe".to_owned())
-        .spawn(move || keep_probing(probe, every, &sender))
-        .context("cannot start the probing thread")?;
+    let history = SharedHistory::default();
+    let serving = serve(args, &cluster, &observations, (giver, history.clone()));
+    let publisher = Publisher::new(cluster, args.node_name(), history.clone());
+    Prober::new(Probe::new(args.source()), args.poll_every(), sender)
+        .start(history)
+        .context("cannot start the probing threads")?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
@@ -101,16 +97,16 @@ fn serve(
     args: &Args,
     cluster: &Cluster,
     observations: &watch::Receiver<Option<Observation>>,
-    given: watch::Sender<Option<Given>>,
+    giving: (watch::Sender<Option<Given>>, SharedHistory),
 ) -> impl Future<Output = ()> + use<> {
     let settings = args.plugin.settings();
     let (client, node) = (cluster.client(), args.node_name());
     let observations = observations.clone();
     async move {
         match settings {
-            Some(settings) => plugin::run(settings, client, node, observations, given).await,
+            Some(settings) => plugin::run(settings, client, node, observations, giving).await,
             None => {
-                let _held: watch::Sender<_> = given;
+                let _held: (watch::Sender<_>, _) = giving;
                 std::future::pending::<()>().await;
             }
         }
@@ -119,23 +115,9 @@ fn serve(
 
 async fn publisher(args: &Args) -> anyhow::Result<Publisher> {
     let cluster = Cluster::connect(args.kubeconfig.as_deref()).await?;
-    Ok(Publisher::new(cluster, args.node_name()))
-}
-
-/// Until nobody listens.
-fn keep_probing(
-    mut probe: Probe,
-    every: Duration,
-    observations: &watch::Sender<Option<Observation>>,
-) {
-    while !observations.is_closed() {
-        match probe.read() {
-            Ok(raw) => {
-                let (status, at) = (assemble(&raw), Instant::now());
-                observations.send_replace(Some(Observation { status, at }));
-            }
-            Err(error) => error!(error = %anyhow::Error::from(error), "no probe"),
-        }
-        thread::sleep(every);
-    }
+    Ok(Publisher::new(
+        cluster,
+        args.node_name(),
+        SharedHistory::default(),
+    ))
 }

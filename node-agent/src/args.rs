@@ -36,6 +36,10 @@ pub struct Args {
     /// hwloc's XML (`lstopo --of xml`) instead of this machine's CPUs.
     #[arg(long, value_name = "FILE")]
     pub hwloc_xml: Option<PathBuf>,
+    /// The kubelet's configuration file: its policies are then published, and the extender foresees
+    /// them. Flags that the kubelet has beside it, and drop-ins, are not seen.
+    #[arg(long, value_name = "FILE")]
+    pub kubelet_config: Option<PathBuf>,
     /// The Node's name; without it the host name.
     #[arg(long, env = "NODE_NAME", value_name = "N")]
     pub node_name: Option<String>,
@@ -85,6 +89,7 @@ impl Args {
                 nvml_library: self.nvml_library.clone(),
                 sysfs_root: self.sysfs_root.clone(),
                 hwloc_xml: self.hwloc_xml.clone(),
+                kubelet_config: self.kubelet_config.clone(),
             }),
         }
     }

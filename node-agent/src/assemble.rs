@@ -5,6 +5,7 @@
 
 mod gpu;
 mod health;
+mod kubelet;
 mod lanes;
 mod mig;
 mod nics;
@@ -17,7 +18,6 @@ mod unknowns;
 use berth_topology::gpu::Gpu;
 use berth_topology::hash;
 use berth_topology::ids::{BusId, GpuIndex, GpuUuid};
-use berth_topology::kubelet::Kubelet;
 use berth_topology::link::Link;
 use berth_topology::node::Status;
 use berth_topology::raw::{RawGpu, RawMachine};
@@ -46,8 +46,9 @@ pub fn assemble(raw: &RawMachine) -> Status {
         links,
         numa: numa::assemble(raw, &mut unknowns),
         nics: nics::assemble(raw, &found, &mut unknowns),
-        kubelet: Kubelet::unknown(),
+        kubelet: kubelet::assemble(raw, &mut unknowns),
         boot_id: raw.boot_id.clone(),
+        driver_load: raw.driver_load.clone(),
         unknowns: unknowns.into_list(),
         ..Status::default()
     };

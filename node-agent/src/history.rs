@@ -2,7 +2,11 @@
 //!
 //! PCIe links idle at Gen1 and wake up under load: the highest seen counts. A GPU that stops
 //! answering vanishes from NVML: it stays listed, as failed. An NVLink lane that went dark no longer
-//! tells where it led: the most seen is what is expected.
+//! tells where it led: the most seen is what is expected. An XID is told once: it counts until there is
+//! evidence that it is over.
+
+mod incidents;
+mod shared;
 
 use std::collections::BTreeMap;
 
@@ -11,13 +15,19 @@ use berth_topology::hash;
 use berth_topology::ids::GpuUuid;
 use berth_topology::link::{Link, PairNvLink};
 use berth_topology::node::Status;
+use jiff::Timestamp;
+
+use incidents::{Incidents, Look};
+pub use shared::SharedHistory;
 
 /// GPUs and links as they were last, since boot.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
     boot_id: Option<String>,
+    driver_load: Option<String>,
     gpus: BTreeMap<GpuUuid, Gpu>,
     links: BTreeMap<(GpuUuid, GpuUuid), Link>,
+    incidents: Incidents,
 }
 
 // === impl History ===
@@ -28,27 +38,36 @@ impl History {
         if boot_id.is_some() && published.boot_id.as_deref() == boot_id {
             self.boot_id = boot_id.map(str::to_owned);
             self.remember(published);
+            for gpu in &published.gpus {
+                self.incidents.recall(gpu);
+            }
         }
     }
 
-    /// An assembled topology completed by what was seen before. `now` is RFC 3339.
+    /// The driver told an XID of a GPU.
+    pub fn begin(&mut self, gpu: &GpuUuid, code: u32, now: Timestamp) {
+        let driver_load = self.driver_load.as_deref();
+        self.incidents.begin(gpu, code, Look { now, driver_load });
+    }
+
+    /// An assembled topology completed by what was seen before. The same one twice gives the same.
     #[must_use]
-    pub fn complete(&mut self, assembled: Status, now: &str) -> Status {
+    pub fn complete(&mut self, assembled: Status, now: Timestamp) -> Status {
         let mut status = assembled;
-        if self.boot_id != status.boot_id {
-            *self = Self {
-                boot_id: status.boot_id.clone(),
-                ..Self::default()
-            };
+        if self.boot_id.is_some() && self.boot_id != status.boot_id {
+            *self = Self::default();
         }
+        self.boot_id.clone_from(&status.boot_id);
+        self.driver_load.clone_from(&status.driver_load);
+        let time = now.to_string();
         for gpu in &mut status.gpus {
-            self.complete_gpu(gpu, now);
+            self.complete_gpu(gpu, now, &time);
         }
         for link in &mut status.links {
             self.complete_link(link);
         }
-        self.add_lost(&mut status, now);
-        status.observed_at = Some(now.to_owned());
+        self.add_lost(&mut status, &time);
+        status.observed_at = Some(time);
         status.agent_version = Some(env!("CARGO_PKG_VERSION").to_owned());
         status.hash = hash::of_status(&status);
         self.remember(&status);
@@ -66,23 +85,22 @@ impl History {
             .extend(status.links.iter().map(|link| (pair(link), link.clone())));
     }
 
-    fn complete_gpu(&self, gpu: &mut Gpu, now: &str) {
-        let Some(before) = self.gpus.get(&gpu.uuid) else {
-            date(
-                &mut gpu.health,
-                &Health {
-                    state: HealthState::Healthy,
-                    ..Health::default()
-                },
-                now,
-            );
-            return;
-        };
-        gpu.pcie = highest(gpu.pcie.as_ref(), before.pcie.as_ref());
-        if let (Some(nvlink), Some(before)) = (&mut gpu.nvlink, &before.nvlink) {
-            expect_lanes(nvlink, before, &mut gpu.health);
+    fn complete_gpu(&mut self, gpu: &mut Gpu, now: Timestamp, time: &str) {
+        let before = self.gpus.get(&gpu.uuid);
+        if let Some(before) = before {
+            gpu.pcie = highest(gpu.pcie.as_ref(), before.pcie.as_ref());
+            if let (Some(nvlink), Some(before)) = (&mut gpu.nvlink, &before.nvlink) {
+                expect_lanes(nvlink, before, &mut gpu.health);
+            }
         }
-        date(&mut gpu.health, &before.health, now);
+        let driver_load = self.driver_load.as_deref();
+        self.incidents.complete(gpu, Look { now, driver_load });
+        let from_the_start = Health {
+            state: HealthState::Healthy,
+            ..Health::default()
+        };
+        let before = before.map_or(&from_the_start, |before| &before.health);
+        date(&mut gpu.health, before, time);
     }
 
     fn complete_link(&self, link: &mut Link) {
@@ -104,7 +122,7 @@ impl History {
     }
 
     /// Lists GPUs that were there and no longer are, with their paths.
-    fn add_lost(&self, status: &mut Status, now: &str) {
+    fn add_lost(&mut self, status: &mut Status, now: &str) {
         let lost: Vec<Gpu> = self
             .gpus
             .values()
@@ -113,6 +131,9 @@ impl History {
             .collect();
         if lost.is_empty() {
             return;
+        }
+        for gpu in &lost {
+            self.incidents.is_lost(&gpu.uuid);
         }
         status.gpus.extend(lost);
         status
@@ -141,7 +162,8 @@ fn failed(before: &Gpu, status: &Status, now: &str) -> Gpu {
     let mut health = Health {
         state: HealthState::Failed,
         reasons,
-        since: None,
+        xids: before.health.xids.clone(),
+        ..Health::default()
     };
     date(&mut health, &before.health, now);
     let dark = |nvlink: &GpuNvLink| GpuNvLink {
@@ -212,6 +234,10 @@ mod tests {
     use berth_topology::link::{Path, Via};
     use berth_topology::node::Unknown;
 
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
     fn gpu(index: u32) -> Gpu {
         let health = Health {
             state: HealthState::Healthy,
@@ -254,7 +280,7 @@ mod tests {
 
     #[test]
     fn the_highest_pcie_generation_seen_stays() {
-        let at = |generation| Gpu {
+        let running_at = |generation| Gpu {
             pcie: Some(Pcie {
                 generation: Some(generation),
                 ..Pcie::default()
@@ -263,7 +289,7 @@ mod tests {
         };
         let mut history = History::default();
         let seen = [1, 5, 1].map(|generation| {
-            let status = history.complete(status(vec![at(generation)], vec![]), "now");
+            let status = history.complete(status(vec![running_at(generation)], vec![]), at(0));
             status.gpus[0]
                 .pcie
                 .as_ref()
@@ -276,15 +302,18 @@ mod tests {
     fn a_gpu_that_is_lost_stays_listed_as_failed_with_its_paths_and_comes_back() {
         let mut history = History::default();
         let whole = || status(vec![gpu(0), gpu(1)], vec![pair(2)]);
-        assert_eq!(history.complete(whole(), "1").gpus[1].health.since, None);
+        assert_eq!(history.complete(whole(), at(1)).gpus[1].health.since, None);
         let mut broken = status(vec![gpu(0)], vec![]);
         broken.unknowns.push(Unknown {
             what: "gpu 1".into(),
             why: "NVML_ERROR_GPU_IS_LOST".into(),
         });
-        let seen = history.complete(broken.clone(), "2");
+        let seen = history.complete(broken.clone(), at(2));
         assert_eq!(seen.gpus[1].health.state, HealthState::Failed);
-        assert_eq!(seen.gpus[1].health.since.as_deref(), Some("2"));
+        assert_eq!(
+            seen.gpus[1].health.since.as_deref(),
+            Some("1970-01-01T00:00:02Z")
+        );
         assert_eq!(
             seen.gpus[1].health.reasons,
             ["it no longer answers: NVML_ERROR_GPU_IS_LOST"]
@@ -293,15 +322,18 @@ mod tests {
             seen.links[0].nvlink.as_ref().map(|nvlink| nvlink.lanes),
             Some(0)
         );
-        let again = history.complete(broken, "3");
+        let again = history.complete(broken, at(3));
         assert_eq!(
             again.without_volatile(),
             seen.without_volatile(),
             "nothing to write"
         );
-        let back = history.complete(whole(), "4");
+        let back = history.complete(whole(), at(4));
         assert_eq!(back.gpus[1].health.state, HealthState::Healthy);
-        assert_eq!(back.gpus[1].health.since.as_deref(), Some("4"));
+        assert_eq!(
+            back.gpus[1].health.since.as_deref(),
+            Some("1970-01-01T00:00:04Z")
+        );
         assert_eq!(
             back.links[0].nvlink.as_ref().map(|nvlink| nvlink.lanes),
             Some(2)
@@ -319,8 +351,8 @@ mod tests {
             ..gpu(0)
         };
         let mut history = History::default();
-        let _ = history.complete(status(vec![with(6), gpu(1)], vec![pair(2)]), "1");
-        let seen = history.complete(status(vec![with(4), gpu(1)], vec![pair(0)]), "2");
+        let _ = history.complete(status(vec![with(6), gpu(1)], vec![pair(2)]), at(1));
+        let seen = history.complete(status(vec![with(4), gpu(1)], vec![pair(0)]), at(2));
         assert_eq!(seen.gpus[0].health.state, HealthState::Degraded);
         assert_eq!(seen.gpus[0].health.reasons, ["4 of 6 NVLinks are active"]);
         let nvlink = seen.links[0].nvlink.clone().unwrap();
@@ -334,7 +366,7 @@ mod tests {
             let mut history = History::default();
             history.recall(&published, Some(boot));
             history
-                .complete(status(vec![gpu(0)], vec![]), "now")
+                .complete(status(vec![gpu(0)], vec![]), at(0))
                 .gpus
                 .len()
         };
@@ -345,11 +377,11 @@ mod tests {
     #[test]
     fn a_reboot_starts_anew() {
         let mut history = History::default();
-        let _ = history.complete(status(vec![gpu(0), gpu(1)], vec![]), "1");
+        let _ = history.complete(status(vec![gpu(0), gpu(1)], vec![]), at(1));
         let rebooted = Status {
             boot_id: Some("next".into()),
             ..status(vec![gpu(0)], vec![])
         };
-        assert_eq!(history.complete(rebooted, "2").gpus.len(), 1);
+        assert_eq!(history.complete(rebooted, at(2)).gpus.len(), 1);
     }
 }

@@ -6,7 +6,9 @@
 //!
 //! * [`probe`]: asks the machine; each answer may be a failure, which is kept as one
 //! * [`assemble`]: derives the topology from the answers; pure
-//! * [`history`]: what one probe alone cannot know: PCIe links wake up, GPUs get lost
+//! * [`prober`]: when to ask: at each poll what may change, at once when somebody tells that it did
+//! * [`xid`]: what the driver's errors mean for a GPU
+//! * [`history`]: what one probe alone cannot know: PCIe links wake up, GPUs get lost, XIDs pass
 //! * [`plugin`]: serves the GPUs to the kubelet, where that is asked for, and tells what it gave
 //! * [`publish`]: writes what changed, and a Lease that shows that this agent lives
 //!
@@ -19,4 +21,6 @@ pub mod assemble;
 pub mod history;
 pub mod plugin;
 pub mod probe;
+pub mod prober;
 pub mod publish;
+pub mod xid;

@@ -48,7 +48,7 @@ use berth_topology::node::Status;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::history::History;
+use crate::history::SharedHistory;
 use crate::publish::{Given, Observation};
 use answer::Wording;
 use books::Books;
@@ -99,7 +99,7 @@ pub async fn run(
     client: kube::Client,
     node: NodeName,
     mut observations: watch::Receiver<Option<Observation>>,
-    given: watch::Sender<Option<Given>>,
+    (given, history): (watch::Sender<Option<Given>>, SharedHistory),
 ) {
     let pods = BoundPods::new(client, node.clone());
     let books = Books::new(settings.folder.clone(), pods.clone());
@@ -128,12 +128,10 @@ pub async fn run(
         standings,
         sessions: JoinSet::new(),
     };
-    let mut history = History::default();
     while observations.changed().await.is_ok() {
         let observation = observations.borrow_and_update().clone();
         if let Some(observation) = observation {
-            let now = jiff::Timestamp::now().to_string();
-            let status = Arc::new(history.complete(observation.status, &now));
+            let status = Arc::new(history.complete(observation.status));
             let names = devices::resources(&status, &plugin.settings.resource);
             resources.send_if_modified(|known| {
                 let is_new = *known != names;

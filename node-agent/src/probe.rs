@@ -3,13 +3,18 @@
 //! Derives nothing: see [`crate::assemble`]. A call that fails is recorded as failed.
 
 mod hwloc;
+mod kubelet;
 mod nvml;
+mod stamp;
 mod sysfs;
 mod text;
 
 use std::path::{Path, PathBuf};
 
 use berth_topology::raw::{Answer, RawHwloc, RawMachine};
+
+pub use nvml::{Listener, Notice};
+pub use stamp::Stamp;
 
 /// A recorded machine is some hundred kilobytes; sixteen GPUs with 36 links each stay far below.
 const RECORD_BYTES_MAX: u64 = 16 << 20;
@@ -33,6 +38,8 @@ pub struct Paths {
     pub sysfs_root: PathBuf,
     /// hwloc's XML; this machine if absent.
     pub hwloc_xml: Option<PathBuf>,
+    /// The kubelet's configuration; not read if absent.
+    pub kubelet_config: Option<PathBuf>,
 }
 
 /// Asks again and again; keeps NVML open and hwloc's answer, which are dear to get.
@@ -42,6 +49,17 @@ pub struct Probe {
     nvml: nvml::Session,
     /// hwloc's answer, and the online CPUs that it was given for.
     hwloc: Option<(Option<String>, Answer<RawHwloc>)>,
+    /// As of the last look at all of this machine.
+    last: Option<RawMachine>,
+}
+
+/// What a look found that asked only what may change.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Found {
+    /// Nothing else than before.
+    Same,
+    /// Something: everything was asked.
+    Changed(Box<RawMachine>),
 }
 
 /// Why a recorded machine could not be read.
@@ -75,6 +93,50 @@ impl Probe {
             source,
             nvml: nvml::Session::default(),
             hwloc: None,
+            last: None,
+        }
+    }
+
+    /// Tells what happens to the GPUs of this machine between two looks; a recorded one is silent.
+    #[must_use]
+    pub fn listener(&self) -> Option<Listener> {
+        match self.source {
+            Source::Machine(_) => Some(self.nvml.listener()),
+            Source::Recorded(_) => None,
+        }
+    }
+
+    /// What is cheap to look at and tells that the machine has changed.
+    #[must_use]
+    pub fn stamp(&self) -> Stamp {
+        match &self.source {
+            Source::Machine(paths) => {
+                Stamp::read(&paths.sysfs_root, paths.kubelet_config.as_deref())
+            }
+            Source::Recorded(_) => Stamp::default(),
+        }
+    }
+
+    /// Asks what may change while a machine runs, and everything if that has changed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Probe::read`].
+    pub fn refresh(&mut self) -> Result<Found, Error> {
+        let Source::Machine(paths) = &self.source else {
+            return self.read().map(|raw| Found::Changed(Box::new(raw)));
+        };
+        let Some(last) = &mut self.last else {
+            return self.read().map(|raw| Found::Changed(Box::new(raw)));
+        };
+        let before = pcie_of(last);
+        let is_same = self
+            .nvml
+            .agrees_with(paths.nvml_library.as_deref(), &mut last.nvml);
+        match is_same {
+            true if before == pcie_of(last) => Ok(Found::Same),
+            true => Ok(Found::Changed(Box::new(last.clone()))),
+            false => self.read().map(|raw| Found::Changed(Box::new(raw))),
         }
     }
 
@@ -93,13 +155,17 @@ impl Probe {
 
     fn read_machine(&mut self, paths: &Paths) -> RawMachine {
         let sysfs = sysfs::read(&paths.sysfs_root);
-        RawMachine {
+        let raw = RawMachine {
             source: None,
             boot_id: text::read(Path::new(BOOT_ID)),
+            driver_load: stamp::driver_load(&paths.sysfs_root).map(|inode| inode.to_string()),
             nvml: self.nvml.read(paths.nvml_library.as_deref()),
             hwloc: self.read_hwloc(paths.hwloc_xml.as_deref(), sysfs.cpus_online.as_deref()),
+            kubelet: paths.kubelet_config.as_deref().map(kubelet::read),
             sysfs,
-        }
+        };
+        self.last = Some(raw.clone());
+        raw
     }
 
     /// Discovery takes 100 ms on a large machine, and its answer changes only with hot-plugged CPUs.
@@ -113,6 +179,14 @@ impl Probe {
         self.hwloc = Some((online.map(str::to_owned), answer.clone()));
         answer
     }
+}
+
+/// Generation and width of each GPU's PCIe link.
+fn pcie_of(raw: &RawMachine) -> Vec<(Answer<u32>, Answer<u32>)> {
+    let gpus = raw.nvml.value().map(|nvml| &nvml.gpus[..]);
+    let gpus = gpus.unwrap_or_default().iter().filter_map(Answer::value);
+    gpus.map(|gpu| (gpu.pcie_generation.clone(), gpu.pcie_width.clone()))
+        .collect()
 }
 
 fn read_recorded(path: &Path) -> Result<RawMachine, Error> {

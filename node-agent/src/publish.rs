@@ -30,7 +30,7 @@ use tracing::{info, warn};
 
 pub use cluster::{Cluster, Error};
 
-use crate::history::History;
+use crate::history::SharedHistory;
 use backoff::Backoff;
 use plan::Seen;
 
@@ -43,7 +43,7 @@ const WRITES_MAX: usize = 6;
 /// What a probe saw, and when.
 #[derive(Clone, Debug)]
 pub struct Observation {
-    /// As assembled, not yet completed by [`History`].
+    /// As assembled, not yet completed by [`crate::history`].
     pub status: Status,
     /// When it was seen.
     pub at: Instant,
@@ -65,7 +65,7 @@ pub struct Given {
 pub struct Publisher {
     cluster: Cluster,
     name: NodeName,
-    history: History,
+    history: SharedHistory,
     /// Whether `history` knows what an earlier run of the agent published.
     recalled: bool,
     latest: Option<Observation>,
@@ -84,11 +84,11 @@ pub struct Publisher {
 impl Publisher {
     /// A publisher that has seen nothing yet.
     #[must_use]
-    pub fn new(cluster: Cluster, name: NodeName) -> Self {
+    pub fn new(cluster: Cluster, name: NodeName, history: SharedHistory) -> Self {
         Self {
             cluster,
             name,
-            history: History::default(),
+            history,
             recalled: false,
             latest: None,
             given: None,
@@ -182,13 +182,12 @@ impl Publisher {
         self.write_labels().await
     }
 
-    fn complete(&mut self, observation: &Observation) -> Status {
-        let now = jiff::Timestamp::now().to_string();
+    fn complete(&self, observation: &Observation) -> Status {
         let mut status = observation.status.clone();
         if let Some(given) = &self.given {
             given.add_to(&mut status);
         }
-        self.history.complete(status, &now)
+        self.history.complete(status)
     }
 
     /// The first look shows what an earlier run of this agent saw since boot.

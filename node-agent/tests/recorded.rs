@@ -59,8 +59,9 @@ fn each_recorded_topology_is_what_is_assembled_from_the_recorded_answers() {
 fn seeing_the_same_machine_twice_gives_nothing_to_write() {
     for name in names() {
         let mut history = History::default();
-        let first = history.complete(assembled(&name), "2026-01-01T00:00:00Z");
-        let second = history.complete(assembled(&name), "2026-01-02T00:00:00Z");
+        let mut at = |time: &str| history.complete(assembled(&name), time.parse().unwrap());
+        let first = at("2026-01-01T00:00:00Z");
+        let second = at("2026-01-02T00:00:00Z");
         assert_ne!(first, second, "{name}: the time is not in it");
         assert_eq!(
             first.without_volatile(),

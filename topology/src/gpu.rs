@@ -108,6 +108,26 @@ pub struct Health {
     /// Since when, RFC 3339; absent for one that was healthy from the start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
+    /// The driver's errors that still count against it, by number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub xids: Vec<Xid>,
+    /// What the driver says is to be done with it (field `NVML_FI_DEV_GET_GPU_RECOVERY_ACTION`):
+    /// `none`, `reset`, `reboot`, `drain-p2p`, `drain-and-reset`; absent where it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery_action: Option<String>,
+}
+
+/// An error of NVIDIA's driver that has not ended yet. An agent that starts takes it up from here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Xid {
+    /// Its number in NVIDIA's catalogue.
+    pub code: u32,
+    /// When it was first told, RFC 3339.
+    pub at: String,
+    /// [`crate::node::Status::driver_load`] of that time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_load: Option<String>,
 }
 
 open_enum! {

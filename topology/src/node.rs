@@ -67,6 +67,9 @@ pub struct Status {
     /// The kernel's boot id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
+    /// Which load of NVIDIA's driver this is: another one after the driver was loaded again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_load: Option<String>,
     /// Version of the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_version: Option<String>,

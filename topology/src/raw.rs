@@ -21,6 +21,9 @@ pub struct RawMachine {
     /// `/proc/sys/kernel/random/boot_id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
+    /// Inode of `module/nvidia` in sysfs, which the kernel gives anew each time the driver is loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_load: Option<String>,
     /// NVML, or why there is none.
     pub nvml: Answer<RawNvml>,
     /// sysfs below its root (`/sys`).
@@ -28,6 +31,9 @@ pub struct RawMachine {
     pub sysfs: RawSysfs,
     /// hwloc, or why it could not be asked.
     pub hwloc: Answer<RawHwloc>,
+    /// The kubelet's configuration file, where somebody said which it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubelet: Option<Answer<RawKubelet>>,
 }
 
 /// One call's answer: its value, or `{"error": "NVML_ERROR_NOT_SUPPORTED"}`.
@@ -119,6 +125,10 @@ pub struct RawGpu {
     pub remapped_rows_failed: Answer<bool>,
     /// `nvmlDeviceGetRetiredPagesPendingStatus`.
     pub retired_pages_pending: Answer<bool>,
+    /// Field 230, `NVML_FI_DEV_GET_GPU_RECOVERY_ACTION`: 0 none, 1 reset, 2 reboot, 3 drain P2P,
+    /// 4 drain and reset. Drivers before R565 do not have it.
+    #[serde(default)]
+    pub recovery_action: Answer<u32>,
 }
 
 /// One NVLink of one GPU.
@@ -264,6 +274,38 @@ pub struct RawHwlocNuma {
     /// Local memory in bytes.
     #[serde(default)]
     pub memory_bytes: u64,
+}
+
+/// A `KubeletConfiguration`, the part that decides where CPUs and devices come from. What is not in the
+/// file is absent; flags that the kubelet has beside it are not seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RawKubelet {
+    /// `topologyManagerPolicy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology_manager_policy: Option<String>,
+    /// `topologyManagerScope`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology_manager_scope: Option<String>,
+    /// `topologyManagerPolicyOptions`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology_manager_policy_options: Option<BTreeMap<String, String>>,
+    /// `cpuManagerPolicy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_manager_policy: Option<String>,
+    /// `cpuManagerPolicyOptions`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_manager_policy_options: Option<BTreeMap<String, String>>,
+    /// `memoryManagerPolicy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_manager_policy: Option<String>,
+    /// `reservedSystemCPUs`.
+    #[serde(
+        default,
+        rename = "reservedSystemCPUs",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub reserved_system_cpus: Option<String>,
 }
 
 // === impl Answer ===

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use berth_topology::allocation::Allocation;
 use berth_topology::assignment::{Assignment, ContainerAssignment, Rank};
 use berth_topology::cpus::CpuList;
-use berth_topology::gpu::{Gpu, GpuNvLink, Health, HealthState, Pcie};
+use berth_topology::gpu::{Gpu, GpuNvLink, Health, HealthState, Pcie, Xid};
 use berth_topology::ids::{GpuIndex, GpuUuid, NumaId};
 use berth_topology::kubelet::{Kubelet, Plugin, PluginOwner};
 use berth_topology::link::{Link, LinkClass, PairNvLink, Path, Via};
@@ -88,6 +88,12 @@ fn gpu() -> impl Strategy<Value = Gpu> {
                 state,
                 reasons: vec!["a reason".to_owned()],
                 since: None,
+                xids: vec![Xid {
+                    code: 95,
+                    at: "2026-01-02T03:04:05Z".to_owned(),
+                    driver_load: Some("7".to_owned()),
+                }],
+                recovery_action: Some("reset".to_owned()),
             },
             ..Gpu::default()
         })

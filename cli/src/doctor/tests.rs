@@ -226,7 +226,7 @@ fn gpus_that_cannot_be_used_are_errors_with_the_agents_reasons() {
     status.gpus[1].health = Health {
         state: HealthState::Failed,
         reasons: vec!["the GPU fell off the bus".to_owned()],
-        since: None,
+        ..Health::default()
     };
     status.gpus[4].health.state = HealthState::Degraded;
     status.gpus[6].health.state = HealthState::Unknown;
@@ -691,7 +691,7 @@ fn what_a_machine_says_cannot_write_to_the_terminal() {
     status.gpus[0].health = Health {
         state: HealthState::Failed,
         reasons: vec![format!("\x1b[31m{}\r\n", "x".repeat(5_000))],
-        since: None,
+        ..Health::default()
     };
     status.gpus[0].model = "\u{202e}evil\x07".to_owned();
     let findings = findings(&of(status));

@@ -30,7 +30,50 @@ pub(crate) fn assess(raw: &RawGpu, problems: &[String]) -> Health {
             .or(state(&degraded, HealthState::Degraded))
             .unwrap_or(HealthState::Healthy),
         reasons: failed.into_iter().chain(degraded).collect(),
-        since: None,
+        recovery_action: raw
+            .recovery_action
+            .value()
+            .map(|action| action_text(*action)),
+        ..Health::default()
+    }
+}
+
+/// `nvmlDeviceGpuRecoveryAction_t`.
+fn action_text(action: u32) -> String {
+    match action {
+        0 => "none".to_owned(),
+        1 => "reset".to_owned(),
+        2 => "reboot".to_owned(),
+        3 => "drain-p2p".to_owned(),
+        4 => "drain-and-reset".to_owned(),
+        newer => format!("action-{newer}"),
+    }
+}
+
+/// What the driver wants done, and whether the GPU can be used before it is.
+fn recovery(action: u32) -> Option<(HealthState, String)> {
+    match action {
+        0 => None,
+        1 => Some((
+            HealthState::Failed,
+            "the driver asks for its reset".to_owned(),
+        )),
+        2 => Some((
+            HealthState::Failed,
+            "the driver asks for a reboot of the node".to_owned(),
+        )),
+        3 => Some((
+            HealthState::Degraded,
+            "the driver asks to end peer-to-peer traffic with it".to_owned(),
+        )),
+        4 => Some((
+            HealthState::Failed,
+            "the driver asks to drain it and to reset it".to_owned(),
+        )),
+        newer => Some((
+            HealthState::Degraded,
+            format!("the driver asks for recovery action {newer}"),
+        )),
     }
 }
 
@@ -41,7 +84,13 @@ fn failures(raw: &RawGpu) -> Vec<String> {
     if raw.remapped_rows_failed.value() == Some(&true) {
         reasons.push("remapping a row of its memory failed".to_owned());
     }
+    reasons.extend(wanted(raw, HealthState::Failed));
     reasons
+}
+
+fn wanted(raw: &RawGpu, state: HealthState) -> Option<String> {
+    let (worst, reason) = recovery(*raw.recovery_action.value()?)?;
+    (worst == state).then_some(reason)
 }
 
 fn degradations(raw: &RawGpu) -> Vec<String> {
@@ -70,6 +119,7 @@ fn degradations(raw: &RawGpu) -> Vec<String> {
         .map(|(_, text)| text.to_owned());
     reasons
         .chain(raw.fabric.value().and_then(fabric_problem))
+        .chain(wanted(raw, HealthState::Degraded))
         .collect()
 }
 
@@ -99,6 +149,7 @@ fn errors(raw: &RawGpu) -> Vec<&str> {
         raw.ecc_uncorrected_volatile.error(),
         raw.remapped_rows_pending.error(),
         raw.nvlink_count.error(),
+        raw.recovery_action.error(),
     ];
     errors.into_iter().flatten().collect()
 }

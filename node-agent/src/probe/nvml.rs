@@ -2,15 +2,24 @@
 
 mod calls;
 mod error;
+mod event_set;
 mod gpu;
+mod library;
+mod listen;
+mod vitals;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
-use berth_topology::raw::{Answer, RawNvml};
+use berth_topology::raw::{Answer, RawGpu, RawNvml};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 
 use error::answer;
+use gpu::Handle;
+use library::Library;
+pub use listen::{Listener, Notice};
+use vitals::Vitals;
 
 /// More than any machine has; NVML's count is not trusted beyond it.
 const GPUS_MAX: u32 = 64;
@@ -18,40 +27,71 @@ const GPUS_MAX: u32 = 64;
 /// NVML kept open between probes: opening it wakes up every GPU that nothing else uses.
 #[derive(Debug, Default)]
 pub(crate) struct Session {
-    open: Option<(Option<PathBuf>, Nvml)>,
+    library: Arc<Library>,
+    /// Identities as of the last full answer.
+    uuids: Vec<Answer<String>>,
 }
 
 // === impl Session ===
 
 impl Session {
     /// Asks everything, opening the library if it is not open.
-    pub(crate) fn read(&mut self, library: Option<&Path>) -> Answer<RawNvml> {
-        match self.nvml(library) {
+    pub(crate) fn read(&mut self, path: Option<&Path>) -> Answer<RawNvml> {
+        match self.library.open(path) {
             Ok(nvml) => {
-                let raw = read(nvml);
+                let raw = read(&nvml);
+                drop(nvml);
                 if raw.device_count.error().is_some() {
                     // a driver that was replaced answers nothing until NVML is opened again
-                    self.open = None;
+                    self.library.close();
                 }
+                self.compare_gpus(&raw);
                 Answer::Value(raw)
             }
             Err(error) => Answer::failed(error::name(&error)),
         }
     }
 
-    fn nvml(&mut self, library: Option<&Path>) -> Result<&Nvml, NvmlError> {
-        let open = match self.open.take() {
-            Some(open) if open.0.as_deref() == library => open,
-            _ => (library.map(Path::to_owned), open(library)?),
+    /// Asks only what may change, and says whether it is as known. PCIe's state is written down.
+    pub(crate) fn agrees_with(&self, path: Option<&Path>, known: &mut Answer<RawNvml>) -> bool {
+        let (Ok(nvml), Answer::Value(known)) = (self.library.open(path), known) else {
+            return false;
         };
-        Ok(&self.open.insert(open).1)
+        let count = answer(nvml.device_count());
+        count.value().is_some()
+            && count == known.device_count
+            && known
+                .gpus
+                .iter_mut()
+                .zip(0..)
+                .all(|(gpu, index)| is_gpu_as_in(&nvml.device_by_index(index), gpu))
+    }
+
+    /// Tells what happens to the GPUs that this session asks.
+    pub(crate) fn listener(&self) -> Listener {
+        Listener::new(self.library.clone())
+    }
+
+    fn compare_gpus(&mut self, raw: &RawNvml) {
+        let uuid = |gpu: &Answer<RawGpu>| match gpu {
+            Answer::Value(gpu) => gpu.uuid.clone(),
+            Answer::Failed { error } => Answer::failed(error.as_str()),
+        };
+        let uuids: Vec<Answer<String>> = raw.gpus.iter().map(uuid).collect();
+        if !self.uuids.is_empty() && self.uuids != uuids {
+            self.library.has_other_gpus();
+        }
+        self.uuids = uuids;
     }
 }
 
-fn open(library: Option<&Path>) -> Result<Nvml, NvmlError> {
-    match library {
-        Some(path) => Nvml::builder().lib_path(path.as_os_str()).init(),
-        None => Nvml::init(),
+fn is_gpu_as_in(device: &Handle<'_>, known: &mut Answer<RawGpu>) -> bool {
+    match (device, known) {
+        (Ok(device), Answer::Value(known)) => {
+            Vitals::read(device, &known.nvlink_count.clone()).agrees_with(known)
+        }
+        (Err(now), Answer::Failed { error }) => error::name(now) == *error,
+        _ => false,
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use berth_node_agent::assemble::assemble;
+use berth_node_agent::history::SharedHistory;
 use berth_node_agent::plugin::answer::{DeviceList, Wording};
 use berth_node_agent::plugin::api::{DevicePluginOptions, Empty, HEALTHY, UNHEALTHY};
 use berth_node_agent::plugin::pod_resources::{ContainerDevices, PodResourcesSocket};
@@ -61,7 +62,8 @@ impl Stage {
         };
         let mut agent = JoinSet::new();
         let client = api.client();
-        agent.spawn(plugin::run(settings, client, "n1".into(), observed, giver));
+        let giving = (giver, SharedHistory::default());
+        agent.spawn(plugin::run(settings, client, "n1".into(), observed, giving));
         let stage = Self {
             folder,
             api,
@@ -309,7 +311,7 @@ async fn a_plugin_that_was_started_again_goes_by_what_the_kubelet_wrote() {
         api.client(),
         "n1".into(),
         observed,
-        giver,
+        (giver, SharedHistory::default()),
     ));
     let at = tokio::time::Instant::now();
     let status = dgx_h100();

@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use berth_node_agent::probe::{Paths, Probe, Source};
+use berth_node_agent::probe::{Found, Paths, Probe, Source};
 use berth_test_machine::{
     Materialized, NVML_BREAK, NVML_MACHINE, host, materialize, names, nvml_library, raw,
 };
@@ -105,13 +105,18 @@ fn the_process_that_probes() {
         return;
     };
     let xml = dir.join("hwloc.xml");
-    let probed = Probe::new(Source::Machine(Paths {
+    let mut probe = Probe::new(Source::Machine(Paths {
         nvml_library: Some(nvml_library()),
         sysfs_root: dir.join("sys"),
         hwloc_xml: xml.exists().then_some(xml),
-    }))
-    .read()
-    .unwrap();
+        kubelet_config: None,
+    }));
+    let probed = probe.read().unwrap();
+    // what may change is, asked alone, as it was when everything was asked
+    let nvml = probed.nvml.value();
+    if nvml.is_some_and(|nvml| nvml.device_count.value().is_some()) {
+        assert_eq!(probe.refresh().unwrap(), Found::Same);
+    }
     std::fs::write(dir.join(PROBED), serde_json::to_vec(&probed).unwrap()).unwrap();
 }
 
@@ -197,6 +202,7 @@ fn this_host() -> RawMachine {
         nvml_library: None,
         sysfs_root: "/sys".into(),
         hwloc_xml: None,
+        kubelet_config: None,
     };
     Probe::new(Source::Machine(paths)).read().unwrap()
 }

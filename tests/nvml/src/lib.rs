@@ -6,7 +6,8 @@
 //! with an older driver.
 //!
 //! * `BERTH_NVML_MACHINE`: a machine's raw file (`machines/NAME.raw.json`), read at every first init,
-//!   and when the devices are counted and it has changed
+//!   and when the devices are counted and it has changed; `FILE.events` beside it, if it is a FIFO,
+//!   tells events: see [`events`]
 //! * `BERTH_NVML_BREAK`: functions that return `NVML_ERROR_UNKNOWN`: `all`, a list with commas, or
 //!   `@FILE`, read at every call and holding such a list
 

@@ -12,7 +12,8 @@ use nvml_wrapper_sys::bindings::nvmlReturn_t;
 use crate::code::{DRIVER_NOT_LOADED, SUCCESS, UNINITIALIZED, UNKNOWN, recorded};
 use crate::machine::Machine;
 
-const MACHINE: &str = "BERTH_NVML_MACHINE";
+/// Names the raw file.
+pub(crate) const MACHINE: &str = "BERTH_NVML_MACHINE";
 const BREAK: &str = "BERTH_NVML_BREAK";
 /// What is called first whenever everything is asked.
 const COUNT: &str = "nvmlDeviceGetCount_v2";
@@ -98,7 +99,8 @@ fn written() -> Option<SystemTime> {
     std::fs::metadata(path).ok()?.modified().ok()
 }
 
-fn guard(body: impl FnOnce() -> Result<(), nvmlReturn_t>) -> nvmlReturn_t {
+/// A code, and never a panic across the C boundary.
+pub(crate) fn guard(body: impl FnOnce() -> Result<(), nvmlReturn_t>) -> nvmlReturn_t {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => SUCCESS,
         Ok(Err(code)) => code,

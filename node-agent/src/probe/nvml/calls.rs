@@ -1,6 +1,6 @@
 //! NVML calls that the wrapper lacks, or whose answer it narrows to values that it knows.
 //!
-//! The one file with `unsafe`. Each call checks that the library has the symbol, passes a handle of
+//! Beside `event_set` the one file with `unsafe`. Each call checks that the library has the symbol, passes a handle of
 //! a live [`Device`] and pointers to locals that outlive the call, and reads them on success only.
 #![expect(
     unsafe_code,
@@ -26,6 +26,8 @@ const FIELD_LINK_COUNT: u32 = 91;
 const FIELD_NVSWITCH_LINK_COUNT: u32 = 147;
 /// `NVML_FI_DEV_NVLINK_GET_SPEED`: of the link that the scope names, in MB/s.
 const FIELD_LINK_SPEED: u32 = 164;
+/// `NVML_FI_DEV_GET_GPU_RECOVERY_ACTION`.
+const FIELD_RECOVERY_ACTION: u32 = 230;
 
 /// Row remapping of a GPU's memory.
 pub(super) struct RemappedRows {
@@ -116,6 +118,11 @@ pub(super) fn nvlink_count(device: &Device<'_>) -> Result<u32, NvmlError> {
 /// How many of its NVLinks end at a switch.
 pub(super) fn nvswitch_link_count(device: &Device<'_>) -> Result<u32, NvmlError> {
     field(device, FIELD_NVSWITCH_LINK_COUNT, 0).and_then(count)
+}
+
+/// What the driver wants done: `nvmlDeviceGpuRecoveryAction_t`.
+pub(super) fn recovery_action(device: &Device<'_>) -> Result<u32, NvmlError> {
+    field(device, FIELD_RECOVERY_ACTION, 0).and_then(count)
 }
 
 /// Speed of one link in MB/s; drivers before 510 know only the speed common to all links.
