@@ -158,13 +158,7 @@ impl Engine {
     /// # Errors
     /// When it does not run, or `/proc` cannot be read.
     pub fn threads(&self) -> Result<Vec<Thread>> {
-        let pid = self.process.pid().context("the engine has ended")?;
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).context("listing its threads")?;
-        // A thread may end between the listing and the look.
-        Ok(tasks
-            .flatten()
-            .filter_map(|task| thread(&task.path()))
-            .collect())
+        threads(self.process.pid().context("the engine has ended")?)
     }
 
     async fn wait_until_ready(&self) -> Result<()> {
@@ -180,6 +174,19 @@ impl Engine {
         })
         .await
     }
+}
+
+/// The threads of a process.
+///
+/// # Errors
+/// When it does not run, or `/proc` cannot be read.
+pub fn threads(pid: u32) -> Result<Vec<Thread>> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).context("listing its threads")?;
+    // A thread may end between the listing and the look.
+    Ok(tasks
+        .flatten()
+        .filter_map(|task| thread(&task.path()))
+        .collect())
 }
 
 /// A thread, or a process's first one, by its folder below `/proc`; nothing where that is gone.

@@ -112,17 +112,7 @@ impl Dgx {
     /// # Errors
     /// When they do not.
     pub async fn has_what_was_promised(&self, name: &str) -> Result<()> {
-        bound(self.client(), name, PATIENCE).await?;
-        let pod = reached(self.client(), name, "Running", PATIENCE).await?;
-        let given = self.given(&pod).await?;
-        ensure!(given == Given::AsPromised, "{name}: {given:?}");
-        let held = self.node.devices(RESOURCE)?.remove(name);
-        let promised = uuids(&promised(&pod)?).into_iter().collect();
-        ensure!(
-            held.as_ref() == Some(&promised),
-            "the kubelet says {held:?}, promised {promised:?}"
-        );
-        Ok(())
+        has_what_was_promised(self.client(), &self.node, name).await
     }
 
     /// What the container of a pod that has started found, beside its promise.
@@ -130,26 +120,7 @@ impl Dgx {
     /// # Errors
     /// When it finds something that contradicts itself, or a GPU that another one uses.
     pub async fn given(&self, pod: &Pod) -> Result<Given> {
-        let promised = promised(pod)?;
-        let environment = self.node.environment(pod).await?;
-        let allocation = environment.get(ALLOCATION_ENV);
-        let allocation = allocation.with_context(|| format!("finding {ALLOCATION_ENV}"))?;
-        let allocation: ContainerAssignment = serde_json::from_str(allocation)?;
-        let visible = environment.get(VISIBLE).map(String::as_str);
-        let in_order = uuids(&allocation).join(",");
-        ensure!(
-            visible == Some(&in_order),
-            "{VISIBLE} is {visible:?}, {ALLOCATION_ENV} says {in_order}"
-        );
-        if allocation == promised {
-            return Ok(Given::AsPromised);
-        }
-        let [promised, given] = [promised, allocation].map(|container| uuids(&container));
-        ensure!(
-            given.len() == promised.len(),
-            "{given:?} were given, {promised:?} promised"
-        );
-        Ok(Given::Swapped { promised, given })
+        given(&self.node, pod).await
     }
 
     /// Checks that the agent publishes what the kubelet gave.
@@ -173,6 +144,47 @@ impl Dgx {
         })
         .await
     }
+}
+
+/// As [`Dgx::has_what_was_promised`], on any real node.
+///
+/// # Errors
+/// As there.
+pub async fn has_what_was_promised(client: &Client, node: &RealNode, name: &str) -> Result<()> {
+    bound(client, name, PATIENCE).await?;
+    let pod = reached(client, name, "Running", PATIENCE).await?;
+    let given = given(node, &pod).await?;
+    ensure!(given == Given::AsPromised, "{name}: {given:?}");
+    let held = node.devices(RESOURCE)?.remove(name);
+    let promised = uuids(&promised(&pod)?).into_iter().collect();
+    ensure!(
+        held.as_ref() == Some(&promised),
+        "the kubelet says {held:?}, promised {promised:?}"
+    );
+    Ok(())
+}
+
+async fn given(node: &RealNode, pod: &Pod) -> Result<Given> {
+    let promised = promised(pod)?;
+    let environment = node.environment(pod).await?;
+    let allocation = environment.get(ALLOCATION_ENV);
+    let allocation = allocation.with_context(|| format!("finding {ALLOCATION_ENV}"))?;
+    let allocation: ContainerAssignment = serde_json::from_str(allocation)?;
+    let visible = environment.get(VISIBLE).map(String::as_str);
+    let in_order = uuids(&allocation).join(",");
+    ensure!(
+        visible == Some(&in_order),
+        "{VISIBLE} is {visible:?}, {ALLOCATION_ENV} says {in_order}"
+    );
+    if allocation == promised {
+        return Ok(Given::AsPromised);
+    }
+    let [promised, given] = [promised, allocation].map(|container| uuids(&container));
+    ensure!(
+        given.len() == promised.len(),
+        "{given:?} were given, {promised:?} promised"
+    );
+    Ok(Given::Swapped { promised, given })
 }
 
 async fn start_all_but_the_agent(stage: &Stage) -> Result<(Cluster, Pair, RealNode)> {

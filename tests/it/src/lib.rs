@@ -4,6 +4,7 @@
 //! * [`control_plane`]: etcd and kube-apiserver; [`process`] keeps any program running
 //! * [`cluster`]: a control plane with our shipped manifests applied, patched as [`patches`] lists
 //! * [`agent`], [`pair`], [`engine`]: our services as the manifests start them; [`certificates`] for TLS
+//! * [`agent_pod`], [`engine_pod`]: two of them as pods of their own [`images`]
 //! * [`kubelet`]: nodes and pods without a kubelet; [`real_node`]: a kubelet and containerd that run them
 //! * [`given`]: the whole loop on a real node, and whether promises are kept; [`plugin_relay`]: stands in between
 //! * [`wait`]: deadlines instead of sleeps; [`dice`]: chance that a seed repeats
@@ -19,13 +20,16 @@
 
 pub mod accounts;
 pub mod agent;
+pub mod agent_pod;
 pub mod certificates;
 pub mod cluster;
 pub mod control_plane;
 pub mod dice;
 pub mod engine;
+pub mod engine_pod;
 pub mod given;
 pub mod http1;
+pub mod images;
 pub mod kubelet;
 pub mod manifests;
 pub mod pair;

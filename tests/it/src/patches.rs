@@ -7,7 +7,8 @@
 use std::fmt;
 use std::path::Path;
 
-use berth_test_machine::Materialized;
+use anyhow::{Context as _, Result};
+use berth_test_machine::{Materialized, NVML_MACHINE, nvml_library};
 
 /// The shipped file with the agent's DaemonSet.
 pub const DAEMONSET: &str = "daemonset/daemonset.yaml";
@@ -21,6 +22,9 @@ pub const DEPLOYMENT: &str = "scheduler-config/deployment.yaml";
 pub const STANDALONE: &str = "scheduler-config/optional/standalone-extender.yaml";
 /// The shipped example of an engine's pod.
 pub const ENGINE_POD: &str = "scheduler-config/optional/engine-pod.yaml";
+
+/// Where the stand-in for NVIDIA's library is in an agent's pod.
+const LIBRARY_IN_POD: &str = "/usr/lib/nvml-standin.so";
 
 /// One replacement in one shipped file.
 #[derive(Clone, Debug)]
@@ -271,6 +275,120 @@ pub fn of_engine(model: &Path, assignment: &Path, port: u16) -> Vec<Patch> {
             to: format!("--port={port}"),
             why: "the engine runs on this machine",
         },
+    ]
+}
+
+/// For the example engine on a real kubelet: the model from a folder, and the host's network.
+///
+/// # Errors
+/// When the model is in no folder.
+pub fn of_engine_pod(model: &Path, port: u16) -> Result<Vec<Patch>> {
+    let folder = model.parent().context("finding the model's folder")?;
+    let name = model.file_name().context("reading the model's name")?;
+    let patch = |from, to, why| Patch {
+        file: ENGINE_POD,
+        from,
+        to,
+        why,
+    };
+    let network = "pods have no network of their own here";
+    Ok(vec![
+        patch(
+            "--model=/models/SmolLM2-135M-Instruct.Q4_1.gguf",
+            format!("--model=/models/{}", name.display()),
+            "the model that the tests have",
+        ),
+        patch(
+            "persistentVolumeClaim: {claimName: models, readOnly: true}",
+            format!(
+                "hostPath: {{path: '{}', type: Directory}}",
+                folder.display()
+            ),
+            "nobody provisions volumes here",
+        ),
+        patch(
+            "--tensor-parallel-size=2",
+            "--tensor-parallel-size=2\n        - --device=cpu".to_owned(),
+            "the GPUs are stand-ins",
+        ),
+        patch(
+            "schedulerName: berth-scheduler",
+            "schedulerName: berth-scheduler\n  hostNetwork: true".to_owned(),
+            network,
+        ),
+        patch("--port=8000", format!("--port={port}"), network),
+        patch(
+            "containerPort: 8000",
+            format!("containerPort: {port}"),
+            network,
+        ),
+        patch(
+            "cpu: \"2\"",
+            "cpu: \"1\"".to_owned(),
+            "the machine may have two CPUs, and the agent asks for a part of one",
+        ),
+    ])
+}
+
+/// For an agent that is a pod on a real kubelet, with a machine that was written out as files.
+#[must_use]
+pub fn of_agent_pod(machine: &Materialized, api_server: (&str, &str)) -> Vec<Patch> {
+    let patch = |from, to, why| Patch {
+        file: DEVICE_PLUGIN,
+        from,
+        to,
+        why,
+    };
+    let stands_for = "the recorded machine's files stand for the host's; no driver";
+    let network = "pods have no network of their own here, and nobody routes to services";
+    let (host, port) = api_server;
+    let mut args = vec![
+        "--sysfs-root=/host/sys".to_owned(),
+        format!("--nvml-library={LIBRARY_IN_POD}"),
+    ];
+    let hwloc = machine.hwloc_xml.iter();
+    args.extend(hwloc.map(|xml| format!("--hwloc-xml={}", xml.display())));
+    let variables = [
+        (NVML_MACHINE, machine.raw_file.to_string_lossy()),
+        ("KUBERNETES_SERVICE_HOST", host.into()),
+        ("KUBERNETES_SERVICE_PORT", port.into()),
+    ];
+    let variables = variables.map(|(name, value)| format!("- {{name: {name}, value: '{value}'}}"));
+    let folder = machine.sysfs_root.parent().unwrap_or(Path::new("/"));
+    let folder = folder.display();
+    let library = nvml_library();
+    let library = library.display();
+    vec![
+        patch("--sysfs-root=/host/sys", lines(&args), stands_for),
+        patch(
+            "hostPath: {path: /sys, type: Directory}",
+            format!(
+                "hostPath: {{path: '{}', type: Directory}}\n        \
+                 - {{name: machine, hostPath: {{path: '{folder}', type: Directory}}}}\n        \
+                 - {{name: nvml, hostPath: {{path: '{library}', type: File}}}}",
+                machine.sysfs_root.display()
+            ),
+            stands_for,
+        ),
+        patch(
+            "volumeMounts:",
+            format!(
+                "volumeMounts:\n            \
+                 - {{name: machine, mountPath: '{folder}', readOnly: true}}\n            \
+                 - {{name: nvml, mountPath: {LIBRARY_IN_POD}, readOnly: true}}"
+            ),
+            stands_for,
+        ),
+        patch(
+            "env:",
+            format!("env:\n            {}", variables.join("\n            ")),
+            network,
+        ),
+        patch(
+            "serviceAccountName: berth-node-agent",
+            "serviceAccountName: berth-node-agent\n      hostNetwork: true".to_owned(),
+            network,
+        ),
     ]
 }
 
