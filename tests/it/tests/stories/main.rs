@@ -9,6 +9,7 @@ mod given;
 mod given_churn;
 mod given_crashes;
 mod given_health;
+mod given_reboot;
 mod kubelet;
 mod policies;
 mod preemption;
