@@ -3,22 +3,27 @@
 //! The first two may hang in a driver for minutes; the publisher then notices the age of what it has.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::thread;
 
 use anyhow::Context;
 use berth_topology::matrix;
 use berth_topology::node::{NodeTopology, Status};
+use futures::future::OptionFuture;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::args::{Args, Print};
+use crate::args::{Args, Listen, Print};
 use crate::assemble::assemble;
 use crate::history::{History, SharedHistory};
+use crate::listen::Endpoint;
 use crate::plugin;
 use crate::probe::Probe;
 use crate::prober::Prober;
 use crate::publish::{Cluster, Given, Observation, Publisher};
+use crate::tally::Tally;
+use crate::{feature_file, zones};
 
 /// Does what the command line says.
 ///
@@ -29,7 +34,7 @@ pub async fn run(args: &Args) -> anyhow::Result<()> {
     match (args.print, args.once) {
         (Some(print), _) => print_topology(args, print),
         (None, true) => publish_once(args).await,
-        (None, false) => publish(args).await,
+        (None, false) => Box::pin(publish(args)).await,
     }
 }
 
@@ -77,18 +82,58 @@ async fn publish(args: &Args) -> anyhow::Result<()> {
     let (sender, observations) = watch::channel(None);
     let (giver, given) = watch::channel(None);
     let history = SharedHistory::default();
-    let serving = serve(args, &cluster, &observations, (giver, history.clone()));
+    let tally = Arc::new(Tally::default());
+    let listening = listen(args, &tally);
+    let sharing = share(args, &cluster, &tally);
+    let giving = (giver, history.clone());
+    let serving = serve(args, &cluster, &observations, giving, &tally);
     let publisher = Publisher::new(cluster, args.node_name(), history.clone());
+    let publisher = publisher.counted(tally.clone());
     Prober::new(Probe::new(args.source()), args.poll_every(), sender)
+        .counted(tally)
         .start(history)
         .context("cannot start the probing threads")?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
+        () = sharing => anyhow::bail!("nobody tells what is published"),
+        () = listening => anyhow::bail!("the endpoint of metrics ended"),
         () = serving => anyhow::bail!("the device plugin ended"),
         () = publisher.run(observations, given) => anyhow::bail!("the probing thread ended"),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
+    }
+}
+
+/// The feature file and the zones, where they are asked for; never ends.
+fn share(args: &Args, cluster: &Cluster, tally: &Tally) -> impl Future<Output = ()> + use<> {
+    let file = args.feature_file.clone();
+    let file = file.map(|path| feature_file::keep(path, tally.follow()));
+    let resource = args.plugin.plugin_resource.clone();
+    let zones = args
+        .node_resource_topology
+        .then(|| zones::keep(cluster.client(), args.node_name(), resource, tally.follow()));
+    async move {
+        tokio::join!(OptionFuture::from(file), OptionFuture::from(zones));
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Metrics and health; never ends.
+fn listen(args: &Args, tally: &Arc<Tally>) -> impl Future<Output = ()> + use<> {
+    let (at, poll_every, tally) = (args.listen, args.poll_every(), tally.clone());
+    async move {
+        match at {
+            Listen::Off => std::future::pending().await,
+            Listen::At(address) => {
+                let endpoint = Endpoint {
+                    address,
+                    tally,
+                    poll_every,
+                };
+                endpoint.run().await;
+            }
+        }
     }
 }
 
@@ -98,8 +143,9 @@ fn serve(
     cluster: &Cluster,
     observations: &watch::Receiver<Option<Observation>>,
     giving: (watch::Sender<Option<Given>>, SharedHistory),
+    tally: &Arc<Tally>,
 ) -> impl Future<Output = ()> + use<> {
-    let settings = args.plugin.settings();
+    let settings = args.plugin.settings(tally);
     let (client, node) = (cluster.client(), args.node_name());
     let observations = observations.clone();
     async move {

@@ -2,6 +2,7 @@
 
 mod plugin;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -49,6 +50,16 @@ pub struct Args {
     /// Seconds between two probes.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub poll: u64,
+    /// Where /metrics, /healthz and /readyz are answered, while it publishes; `off` for nowhere.
+    #[arg(long, value_name = "ADDRESS|off", default_value = "127.0.0.1:8889", value_parser = parse_listen)]
+    pub listen: Listen,
+    /// A feature file for Node Feature Discovery, such as
+    /// /etc/kubernetes/node-feature-discovery/features.d/berth: what the Node's labels say.
+    #[arg(long, value_name = "FILE")]
+    pub feature_file: Option<PathBuf>,
+    /// Write the NUMA nodes as a NodeResourceTopology (topology.node.k8s.io/v1alpha2), too.
+    #[arg(long)]
+    pub node_resource_topology: bool,
     /// How GPUs are given to containers.
     #[command(flatten)]
     pub plugin: PluginArgs,
@@ -64,6 +75,15 @@ pub enum ProbeArg {
     Auto,
     /// A `NAME.raw.json`.
     Recorded(PathBuf),
+}
+
+/// `--listen`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// Nowhere.
+    Off,
+    /// An address and a port.
+    At(SocketAddr),
 }
 
 /// `--print`.
@@ -117,9 +137,30 @@ fn parse_probe(text: &str) -> Result<ProbeArg, String> {
     }
 }
 
+fn parse_listen(text: &str) -> Result<Listen, String> {
+    match text {
+        "off" => Ok(Listen::Off),
+        _ => text
+            .parse()
+            .map(Listen::At)
+            .map_err(|_| "allowed are off, 127.0.0.1:8889, 0.0.0.0:8889, [::]:8889".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn it_listens_at_an_address_or_nowhere() {
+        assert_eq!(parse_listen("off"), Ok(Listen::Off));
+        let all = SocketAddr::from(([0, 0, 0, 0], 8889));
+        assert_eq!(parse_listen("0.0.0.0:8889"), Ok(Listen::At(all)));
+        assert!(parse_listen("[::]:8889").is_ok());
+        for wrong in ["", "8889", ":8889", "localhost:8889", "0.0.0.0:99999"] {
+            assert!(parse_listen(wrong).is_err(), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn a_probe_is_this_machine_or_a_record() {

@@ -10,6 +10,8 @@
 //! * [`xid`]: what the driver's errors mean for a GPU
 //! * [`history`]: what one probe alone cannot know: PCIe links wake up, GPUs get lost, XIDs pass
 //! * [`plugin`]: serves the GPUs to the kubelet, where that is asked for, and tells what it gave
+//! * [`listen`]: `/metrics` ([`metrics`], of what [`tally`] counted), `/healthz`, `/readyz`
+//! * [`feature_file`], [`zones`]: the same for others who ask in their way, where that is wanted
 //! * [`publish`]: writes what changed, and a Lease that shows that this agent lives
 //!
 //! A machine that cannot be read is published as such: no answer of NVML, sysfs, hwloc or the API
@@ -18,9 +20,14 @@
 pub mod agent;
 pub mod args;
 pub mod assemble;
+pub mod feature_file;
 pub mod history;
+pub mod listen;
+pub mod metrics;
 pub mod plugin;
 pub mod probe;
 pub mod prober;
 pub mod publish;
+pub mod tally;
 pub mod xid;
+pub mod zones;

@@ -50,6 +50,7 @@ use tokio::task::JoinSet;
 
 use crate::history::SharedHistory;
 use crate::publish::{Given, Observation};
+use crate::tally::Tally;
 use answer::Wording;
 use books::Books;
 use bound::BoundPods;
@@ -59,7 +60,7 @@ use gate::Gate;
 use pod_resources::PodResourcesSocket;
 use session::{Session, Standing};
 
-/// What the command line says of it.
+/// What the command line says of it, and who counts.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Whether devices are served; else what others serve is only read.
@@ -74,6 +75,8 @@ pub struct Settings {
     pub pod_resources: Option<PodResourcesSocket>,
     /// How a container is told its devices.
     pub wording: Wording,
+    /// Where it is counted what was given.
+    pub tally: Arc<Tally>,
 }
 
 /// How each resource stands.
@@ -186,6 +189,7 @@ impl Plugin {
             books: self.books.clone(),
             gate: self.gate.clone(),
             told: Mutex::default(),
+            tally: self.settings.tally.clone(),
         });
         let session = Session {
             desk,

@@ -8,6 +8,7 @@
 //!
 //! Events are coalesced: however many come, at most four looks a second follow.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use crate::assemble::assemble;
 use crate::history::SharedHistory;
 use crate::probe::{Error, Found, Notice, Probe, Stamp};
 use crate::publish::Observation;
+use crate::tally::Tally;
 use crate::xid::{self, Meaning};
 
 /// Between two looks at what is cheap. With a probe and a write it must stay below a second.
@@ -41,6 +43,7 @@ pub struct Prober {
     wakes: Receiver<()>,
     waker: SyncSender<()>,
     observations: watch::Sender<Option<Observation>>,
+    tally: Arc<Tally>,
 }
 
 /// How much is asked.
@@ -72,7 +75,14 @@ impl Prober {
             wakes,
             waker,
             observations,
+            tally: Arc::default(),
         }
+    }
+
+    /// The same, which tells `tally` how long its looks take.
+    #[must_use]
+    pub fn counted(self, tally: Arc<Tally>) -> Self {
+        Self { tally, ..self }
     }
 
     /// Starts its thread, and one that waits for NVML's events. Neither is joined: what hangs in a
@@ -95,12 +105,15 @@ impl Prober {
     }
 
     fn run(mut self) {
-        let mut depth = Depth::Full;
+        let (mut depth, tally) = (Depth::Full, self.tally.clone());
         while !self.observations.is_closed() {
             let began = Instant::now();
-            match self.look(depth) {
-                Ok(()) => {}
-                Err(error) => error!(error = %anyhow::Error::from(error), "no probe"),
+            let probing = tally.probing();
+            let looked = self.look(depth);
+            drop(probing);
+            if let Err(error) = looked {
+                tally.probe_failed();
+                error!(error = %anyhow::Error::from(error), "no probe");
             }
             depth = self.rest(began);
         }

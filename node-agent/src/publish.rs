@@ -16,6 +16,7 @@ mod merge;
 mod plan;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use berth_topology::allocation::Allocation;
@@ -31,6 +32,7 @@ use tracing::{info, warn};
 pub use cluster::{Cluster, Error};
 
 use crate::history::SharedHistory;
+use crate::tally::Tally;
 use backoff::Backoff;
 use plan::Seen;
 
@@ -77,6 +79,7 @@ pub struct Publisher {
     seen: Seen,
     looked_at: Option<Instant>,
     renewed_at: Option<Instant>,
+    tally: Arc<Tally>,
 }
 
 // === impl Publisher ===
@@ -96,7 +99,14 @@ impl Publisher {
             seen: Seen::default(),
             looked_at: None,
             renewed_at: None,
+            tally: Arc::default(),
         }
+    }
+
+    /// The same, which tells `tally` how it does.
+    #[must_use]
+    pub fn counted(self, tally: Arc<Tally>) -> Self {
+        Self { tally, ..self }
     }
 
     /// Publishes each observation, and what the kubelet gives, until a sender is gone. No failure
@@ -135,10 +145,12 @@ impl Publisher {
             }
             wake_at = match self.publish().await {
                 Ok(()) => {
+                    self.tally.published(self.wanted.as_ref(), self.renewed_at);
                     backoff.reset();
                     self.renewed_at.unwrap_or_else(Instant::now) + RENEW_EVERY
                 }
                 Err(error) => {
+                    self.tally.publish_failed();
                     self.looked_at = None;
                     let wait = backoff.next_wait();
                     let (node, cause) = (self.name.as_str(), causes(&error));

@@ -1,6 +1,7 @@
 //! The command line's part on the device plugin.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use berth_topology::names;
 use clap::{ArgAction, Args, ValueEnum};
@@ -8,6 +9,7 @@ use clap::{ArgAction, Args, ValueEnum};
 use crate::plugin::Settings;
 use crate::plugin::answer::{DeviceList, Wording};
 use crate::plugin::pod_resources::PodResourcesSocket;
+use crate::tally::Tally;
 
 const HEADING: &str = "Device plugin";
 /// What NVIDIA's driver needs beside the GPU's own file, where it is there.
@@ -76,9 +78,9 @@ pub enum NumaHints {
 // === impl PluginArgs ===
 
 impl PluginArgs {
-    /// `None` where neither serving nor looking was asked for.
+    /// `None` where neither serving nor looking was asked for. What is given is counted in `tally`.
     #[must_use]
-    pub fn settings(&self) -> Option<Settings> {
+    pub fn settings(&self, tally: &Arc<Tally>) -> Option<Settings> {
         if !self.device_plugin && self.pod_resources_socket.is_none() {
             return None;
         }
@@ -94,6 +96,7 @@ impl PluginArgs {
                 lists: self.device_list_strategy.clone(),
                 control_files: self.pass_device_specs.then(|| present.collect()),
             },
+            tally: tally.clone(),
         })
     }
 }
@@ -140,7 +143,10 @@ mod tests {
                 .filter_map(|line| line.strip_prefix("            - --"));
             let flags = flags.map(|flag| format!("--{flag}"));
             let line = std::iter::once("berth-node-agent".to_owned()).chain(flags);
-            AgentArgs::try_parse_from(line).unwrap().plugin.settings()
+            AgentArgs::try_parse_from(line)
+                .unwrap()
+                .plugin
+                .settings(&Arc::default())
         };
         assert!(settings("daemonset/daemonset.yaml").is_none());
         let settings = settings("daemonset/optional/device-plugin.yaml").unwrap();

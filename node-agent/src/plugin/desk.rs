@@ -24,6 +24,7 @@ use super::gate::Gate;
 use super::ledger::{self, Grant, Refusal};
 use super::prefer::{Basis, Preference, Question, prefer};
 use super::promises::{Promises, Waiting, Want};
+use crate::tally::{Outcome, Tally};
 
 /// Serves one resource.
 #[derive(Debug)]
@@ -37,6 +38,7 @@ pub(crate) struct Desk {
     pub(crate) gate: Arc<Gate>,
     /// Containers of which it was said that they have other devices than they were promised.
     pub(crate) told: Mutex<BTreeSet<(String, String)>>,
+    pub(crate) tally: Arc<Tally>,
 }
 
 /// What is known when the kubelet asks.
@@ -112,6 +114,7 @@ impl Desk {
             }
             told.insert(key);
         }
+        self.tally.mismatched(&self.resource, told.len());
     }
 
     async fn prefer_one(&self, question: &Question) -> ContainerPreferredAllocationResponse {
@@ -154,13 +157,15 @@ impl Desk {
         }
         if let Err(refusal) = self.check(&known, devices) {
             warn!(resource = self.resource, %refusal, "not given");
+            self.tally.allocated(&self.resource, Outcome::Refused);
             return Err(refusal);
         }
         let recipient = known.recipient(devices);
         let want = recipient.map(|(_, want)| want);
         let view = self.view.borrow();
         let ranks = answer::ranks(devices, want, &view.machine);
-        self.log(devices, recipient, &ranks);
+        let outcome = self.log(devices, recipient, &ranks);
+        self.tally.allocated(&self.resource, outcome);
         self.books.grant(self.grant(&known, devices));
         Ok(answer::response(&ranks, &view.status, &self.wording))
     }
@@ -206,7 +211,7 @@ impl Desk {
         devices: &BTreeSet<GpuUuid>,
         recipient: Option<(&Waiting, &Want)>,
         ranks: &ContainerAssignment,
-    ) {
+    ) -> Outcome {
         let order: Vec<&str> = ranks.gpus().map(GpuUuid::as_str).collect();
         let pod = recipient.map(|(waiting, _)| waiting.name.as_str());
         let promised = recipient.map(|(_, want)| want.promised());
@@ -220,14 +225,21 @@ impl Desk {
                     ?promised,
                     "given, not as promised"
                 );
+                Outcome::Other
             }
-            Some(_) => info!(resource = self.resource, pod, ?order, "given as promised"),
-            None => info!(
-                resource = self.resource,
-                pod,
-                ?order,
-                "given, nothing was promised"
-            ),
+            Some(_) => {
+                info!(resource = self.resource, pod, ?order, "given as promised");
+                Outcome::Promised
+            }
+            None => {
+                info!(
+                    resource = self.resource,
+                    pod,
+                    ?order,
+                    "given, nothing was promised"
+                );
+                Outcome::Unpromised
+            }
         }
     }
 }

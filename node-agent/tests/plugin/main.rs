@@ -59,6 +59,7 @@ impl Stage {
                 lists: vec![DeviceList::Envvar],
                 control_files: None,
             },
+            tally: std::sync::Arc::default(),
         };
         let mut agent = JoinSet::new();
         let client = api.client();
@@ -304,6 +305,7 @@ async fn a_plugin_that_was_started_again_goes_by_what_the_kubelet_wrote() {
             lists: vec![DeviceList::Envvar],
             control_files: None,
         },
+        tally: std::sync::Arc::default(),
     };
     let mut agent = JoinSet::new();
     agent.spawn(plugin::run(
