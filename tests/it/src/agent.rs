@@ -1,11 +1,13 @@
 //! The agent of one node, started as the shipped DaemonSet starts it, on a machine that was written out as files.
 
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use berth_test_machine::{NVML_MACHINE, materialize};
 use berth_topology::raw::RawMachine;
 use k8s_openapi::api::core::v1::Pod;
+use rustix::fs::{CWD, Mode, mkfifoat};
 use serde_json::{Value, json};
 
 use crate::cluster::{AGENT_ACCOUNT, Cluster, container_args, pod_template, topologies};
@@ -91,6 +93,27 @@ impl Agent {
         let whole = self.raw_file.with_extension("part");
         std::fs::write(&whole, serde_json::to_vec(machine)?).context("writing a machine")?;
         std::fs::rename(&whole, &self.raw_file).context("replacing a machine")
+    }
+
+    /// Has NVML tell an event, as a line of the stand-in's FIFO. Lost while the agent does not listen.
+    ///
+    /// # Errors
+    /// When the FIFO cannot be written.
+    pub fn nvml_tells(&self, line: &str) -> Result<()> {
+        let mut options = std::fs::OpenOptions::new();
+        // for reading, too: opening does not wait for a reader then
+        let mut fifo = options
+            .read(true)
+            .write(true)
+            .open(events_fifo(&self.raw_file))
+            .context("opening the FIFO of events")?;
+        writeln!(fifo, "{line}").context("telling an event")
+    }
+
+    /// Its process id while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().and_then(Process::pid)
     }
 
     /// Waits until its log has a text more often than so many times.
@@ -181,6 +204,13 @@ impl Agent {
     }
 }
 
+/// What the stand-in reads events from.
+fn events_fifo(raw_file: &Path) -> PathBuf {
+    let mut path = raw_file.as_os_str().to_owned();
+    path.push(".events");
+    path.into()
+}
+
 fn gpu_count(machine: &RawMachine) -> usize {
     machine.nvml.value().map_or(0, |nvml| nvml.gpus.len())
 }
@@ -205,6 +235,11 @@ async fn program(
     let files = cluster.folder.join(format!("machine-{node}"));
     std::fs::create_dir_all(&files).context("making the folder of a machine")?;
     let files = materialize(machine, &files).context("writing a machine out as files")?;
+    let fifo = events_fifo(&files.raw_file);
+    if !fifo.exists() {
+        let mode = Mode::RUSR | Mode::WUSR;
+        mkfifoat(CWD, &fifo, mode).context("making the FIFO of events")?;
+    }
     let kubeconfig = cluster
         .kubeconfig_of(&name, AGENT_ACCOUNT, Some(pod))
         .await?;

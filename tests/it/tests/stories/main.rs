@@ -11,6 +11,7 @@ mod given_crashes;
 mod given_health;
 mod given_reboot;
 mod kubelet;
+mod live;
 mod policies;
 mod preemption;
 mod preemption_for_wiring;
