@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_topology::ids::NodeName;
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::probe::{Paths, Source};
+use crate::tune::args::TuneArgs;
 pub use plugin::{NumaHints, PluginArgs};
 
 /// The client logs each failure that we log too, with what was tried.
@@ -17,8 +18,15 @@ const DEFAULT_LOG: &str = "info,kube_client=off";
 
 /// Reads this machine and publishes its NodeTopology.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "berth-node-agent", version)]
+#[command(
+    name = "berth-node-agent",
+    version,
+    args_conflicts_with_subcommands = true
+)]
 pub struct Args {
+    /// Something else than publishing.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// What is asked: this machine (`auto`), or a recorded one (`recorded:FILE.raw.json`).
     #[arg(long, value_name = "auto|recorded:FILE", default_value = "auto", value_parser = parse_probe)]
     pub probe: ProbeArg,
@@ -66,6 +74,13 @@ pub struct Args {
     /// What is logged to standard error: `warn`, `info`, `debug`, or tracing's filters.
     #[arg(long, env = "RUST_LOG", default_value = DEFAULT_LOG, value_name = "FILTER")]
     pub log: String,
+}
+
+/// What is done instead of publishing.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Tells what of this machine costs an engine time, and changes what is asked for.
+    Tune(TuneArgs),
 }
 
 /// `--probe`.

@@ -12,6 +12,7 @@
 //! * [`plugin`]: serves the GPUs to the kubelet, where that is asked for, and tells what it gave
 //! * [`listen`]: `/metrics` ([`metrics`], of what [`tally`] counted), `/healthz`, `/readyz`
 //! * [`feature_file`], [`zones`]: the same for others who ask in their way, where that is wanted
+//! * [`tune`]: changes this machine's settings, where that is asked for by name; apart from the rest
 //! * [`publish`]: writes what changed, and a Lease that shows that this agent lives
 //!
 //! A machine that cannot be read is published as such: no answer of NVML, sysfs, hwloc or the API
@@ -29,5 +30,6 @@ pub mod probe;
 pub mod prober;
 pub mod publish;
 pub mod tally;
+pub mod tune;
 pub mod xid;
 pub mod zones;

@@ -4,14 +4,15 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use berth_node_agent::agent;
-use berth_node_agent::args::Args;
+use berth_node_agent::args::{Args, Command};
+use berth_node_agent::{agent, tune};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     match start(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             // nobody is left to tell when standard error itself is closed
             let _ = writeln!(std::io::stderr(), "berth-node-agent: {error:#}");
@@ -20,7 +21,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(args: &Args) -> anyhow::Result<()> {
+/// Whether all that was asked for was done.
+fn start(args: &Args) -> anyhow::Result<bool> {
     let filter = EnvFilter::try_new(&args.log).context("--log is not a filter")?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -33,5 +35,8 @@ fn start(args: &Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(agent::run(args))
+    match &args.command {
+        Some(Command::Tune(args)) => runtime.block_on(tune::run(args)),
+        None => runtime.block_on(agent::run(args)).map(|()| true),
+    }
 }

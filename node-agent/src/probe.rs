@@ -6,8 +6,8 @@ mod hwloc;
 mod kubelet;
 mod nvml;
 mod stamp;
-mod sysfs;
-mod text;
+pub(crate) mod sysfs;
+pub(crate) mod text;
 
 use std::path::{Path, PathBuf};
 

@@ -141,7 +141,7 @@ fn huge_pages(folder: &Path) -> BTreeMap<u64, u64> {
 }
 
 /// Names in a folder, sorted; none where there is no folder.
-fn names(folder: &Path, count_max: usize) -> Vec<String> {
+pub(crate) fn names(folder: &Path, count_max: usize) -> Vec<String> {
     let Ok(entries) = fs::read_dir(folder) else {
         return Vec::new();
     };
