@@ -12,14 +12,20 @@ use berth_it::pods::{self, create, gpu_pod};
 use berth_it::process::Process;
 use berth_it::real_node::holding_here;
 use berth_it::story::{Stage, story};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, ListParams};
 
 /// How many pods; `BERTH_GIVEN_PODS` says another number.
 const PODS: usize = 60;
+/// How many where something is killed meanwhile.
+const PODS_WITH_KILLS: usize = 30;
 /// Where the seed may stand.
 const SEED: &str = "BERTH_GIVEN_SEED";
+/// Longer than a kubelet or an agent needs to be back, where nothing else runs; elsewhere a pod has to be done first.
+const KILL_EVERY: Duration = Duration::from_secs(5);
+/// As a controller waits when its pod was refused.
+const BACK_OFF: Duration = Duration::from_secs(1);
 /// One of these each.
 const GPU_COUNTS: [usize; 6] = [1, 1, 2, 2, 4, 4];
 /// Half as much again as there is, so that some wait.
@@ -37,31 +43,65 @@ struct Churn {
     dgx: Dgx,
     seed: u64,
     dice: Dice,
+    /// Those that are refused do not count.
     to_create: usize,
     created: usize,
     /// By uid: seen, compared, and deleted.
     done: BTreeSet<String>,
     /// Names of pods that got others, and which.
     swaps: Vec<(String, Given)>,
+    /// Names of pods that the kubelet failed.
+    refused: Vec<String>,
+    kills: Option<Kills>,
+    /// When the next pod may come.
+    not_before: Instant,
     began: Instant,
     /// Asks the kubelet all the time.
     _others: Process,
 }
 
+/// What is killed, and when next.
+struct Kills {
+    dice: Dice,
+    next: Instant,
+    /// How many pods were done when something was killed last.
+    done_before: Option<usize>,
+    kubelets: usize,
+    agents: usize,
+}
+
 #[test]
 fn pods_that_come_and_go_get_what_they_were_promised_and_share_nothing() -> Result<()> {
     story(async |stage| {
-        let mut churn = Churn::start(stage).await?;
+        let mut churn = Churn::start(stage, PODS, None).await?;
         churn.all_come_and_go().await?;
         println!("{}", churn.counts());
         churn.every_swap_is_reported(stage.folder())
     })
 }
 
+#[test]
+fn pods_that_come_and_go_while_kubelet_and_agent_are_killed_share_nothing() -> Result<()> {
+    story(async |stage| {
+        let kills = Kills {
+            dice: Dice::new(seed(SEED)?),
+            next: Instant::now(),
+            done_before: None,
+            kubelets: 0,
+            agents: 0,
+        };
+        let mut churn = Churn::start(stage, PODS_WITH_KILLS, Some(kills)).await?;
+        churn.all_come_and_go().await?;
+        // A swap may go unsaid here: the agent may be killed before it has looked.
+        println!("{}", churn.counts());
+        Ok(())
+    })
+}
+
 // === impl Churn ===
 
 impl Churn {
-    async fn start(stage: &Stage) -> Result<Self> {
+    async fn start(stage: &Stage, pods: usize, kills: Option<Kills>) -> Result<Self> {
         let seed = seed(SEED)?;
         let dgx = Dgx::start(stage, &[]).await?;
         Ok(Self {
@@ -69,10 +109,13 @@ impl Churn {
             dgx,
             seed,
             dice: Dice::new(seed),
-            to_create: from_environment("BERTH_GIVEN_PODS")?.map_or(Ok(PODS), usize::try_from)?,
+            to_create: from_environment("BERTH_GIVEN_PODS")?.map_or(Ok(pods), usize::try_from)?,
             created: 0,
             done: BTreeSet::new(),
             swaps: Vec::new(),
+            kills,
+            refused: Vec::new(),
+            not_before: Instant::now(),
             began: Instant::now(),
         })
     }
@@ -85,12 +128,16 @@ impl Churn {
     }
 
     fn counts(&self) -> String {
+        let kills = self.kills.as_ref();
+        let kills = kills.map(|kills| (kills.kubelets, kills.agents));
         format!(
-            "seed {} ({SEED}): {} pods in {} s; swapped: {:?}",
+            "seed {} ({SEED}): {} pods in {} s; swapped: {:?}; refused by the kubelet: {:?}; \
+             kubelets and agents killed: {kills:?}",
             self.seed,
-            self.done.len(),
+            self.done.len() - self.refused.len(),
             self.began.elapsed().as_secs(),
-            self.swaps
+            self.swaps,
+            self.refused
         )
     }
 
@@ -103,19 +150,20 @@ impl Churn {
             }
             let open = there.iter().filter(|pod| !is_finished(pod));
             let demand: usize = open.map(pods::gpu_count).sum();
-            if self.created < self.to_create {
+            if self.created < self.to_create + self.refused.len() {
                 self.create_if_below(DEMAND_MAX.saturating_sub(demand))
                     .await?;
             } else if there.is_empty() {
                 return Ok(());
             }
+            self.kill_one();
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
     async fn create_if_below(&mut self, room: usize) -> Result<()> {
         let count = GPU_COUNTS[self.dice.below(GPU_COUNTS.len())];
-        if count > room {
+        if count > room || Instant::now() < self.not_before {
             return Ok(());
         }
         // One that is deleted while it runs is told to live for ever.
@@ -131,7 +179,9 @@ impl Churn {
     async fn look_at(&mut self, pod: &Pod) -> Result<()> {
         let status = pod.status.clone().unwrap_or_default();
         let phase = status.phase.as_deref().unwrap_or_default();
-        ensure!(phase != "Failed", "{} failed: {status:?}", pod.name_any());
+        if phase == "Failed" {
+            return self.has_failed(pod).await;
+        }
         let ends = phase == "Succeeded" || (phase == "Running" && lives_for_ever(pod));
         let uid = pod.uid().context("reading a pod's uid")?;
         if !ends || !self.done.insert(uid) {
@@ -144,10 +194,46 @@ impl Churn {
         self.delete(pod).await
     }
 
+    /// Only where the kubelet or the plugin was away, and only by the kubelet's rules for that.
+    async fn has_failed(&mut self, pod: &Pod) -> Result<()> {
+        let status = pod.status.clone().unwrap_or_default();
+        let is_refused = status.reason.as_deref() == Some("UnexpectedAdmissionError");
+        ensure!(
+            (is_refused || never_started(&status)) && self.kills.is_some(),
+            "{} failed: {status:?}",
+            pod.name_any()
+        );
+        if self.done.insert(pod.uid().context("reading a pod's uid")?) {
+            self.refused.push(pod.name_any());
+            self.not_before = Instant::now() + BACK_OFF;
+            self.delete(pod).await?;
+        }
+        Ok(())
+    }
+
     async fn delete(&self, pod: &Pod) -> Result<()> {
         let pods = pods::api(self.dgx.client());
         let deleted = pods.delete(&pod.name_any(), &DeleteParams::default()).await;
         deleted.map(drop).context("deleting a pod")
+    }
+
+    fn kill_one(&mut self) {
+        let Some(kills) = &mut self.kills else {
+            return;
+        };
+        let done = Some(self.done.len());
+        if Instant::now() < kills.next || kills.done_before == done {
+            return;
+        }
+        kills.done_before = done;
+        kills.next = Instant::now() + KILL_EVERY;
+        if kills.dice.below(2) == 0 {
+            kills.kubelets += 1;
+            self.dgx.node.kubelet.kill();
+        } else {
+            kills.agents += 1;
+            self.dgx.agent.kill();
+        }
     }
 
     fn every_swap_is_reported(&self, logs: &Path) -> Result<()> {
@@ -165,6 +251,16 @@ impl Churn {
         }
         Ok(())
     }
+}
+
+/// Its kubelet died while containerd started the container, which then gives up.
+fn never_started(status: &PodStatus) -> bool {
+    let containers = status.container_statuses.iter().flatten();
+    let mut ends = containers.filter_map(|it| it.state.as_ref()?.terminated.as_ref());
+    ends.any(|end| {
+        let message = end.message.as_deref().unwrap_or_default();
+        end.reason.as_deref() == Some("StartError") && message.contains("context canceled")
+    })
 }
 
 fn is_finished(pod: &Pod) -> bool {
