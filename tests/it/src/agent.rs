@@ -243,8 +243,8 @@ async fn program(
     let kubeconfig = cluster
         .kubeconfig_of(&name, AGENT_ACCOUNT, Some(pod))
         .await?;
-    let patch = patches::of_agent(file, &files, &kubeconfig);
-    let patches = [&[patch], more].concat();
+    let of_agent = patches::of_agent(file, &files, &kubeconfig);
+    let patches = [&of_agent, more].concat();
     let template = pod_template(&manifests::read(file, &patches)?, "DaemonSet")?;
     let args = container_args(&template, "node-agent", &[("NODE_NAME", node)])?;
     let program = Program::new(&name, &programs::ours("berth-node-agent")?)

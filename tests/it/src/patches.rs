@@ -223,19 +223,26 @@ pub fn plugin_folder(folder: &Path) -> Patch {
 
 /// For an agent of a machine that was written out as files, in the form that is in `file`.
 #[must_use]
-pub fn of_agent(file: &'static str, machine: &Materialized, kubeconfig: &Path) -> Patch {
+pub fn of_agent(file: &'static str, machine: &Materialized, kubeconfig: &Path) -> [Patch; 2] {
     let mut args: Vec<String> = Vec::new();
     for pair in machine.agent_args().chunks(2) {
         let words: Vec<_> = pair.iter().map(|word| word.to_string_lossy()).collect();
         args.push(words.join("="));
     }
     args.push(format!("--kubeconfig={}", kubeconfig.display()));
-    Patch {
+    let machine = Patch {
         file,
         from: "--sysfs-root=/host/sys",
         to: lines(&args),
         why: "the recorded machine's files stand for the host's; no driver, no kubelet",
-    }
+    };
+    let port = Patch {
+        file,
+        from: "--listen=0.0.0.0:8889",
+        to: "--listen=127.0.0.1:0".to_owned(),
+        why: "several agents share this machine's loopback",
+    };
+    [machine, port]
 }
 
 /// For the example engine: where its files are, and a port of its own.
