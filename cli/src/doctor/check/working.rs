@@ -99,8 +99,11 @@ fn agents(check: &'static str, cluster: &InCluster) -> Option<Finding> {
             .as_ref()
             .map_or(String::new(), |reason| format!(", {reason}"));
         let value = format!(
-            "{} {}, {} restarts{reason}",
-            agent.name, agent.phase, agent.restart_count
+            "{} {}, {}, {} restarts{reason}",
+            agent.name,
+            agent.phase,
+            if agent.is_ready { "ready" } else { "not ready" },
+            agent.restart_count
         );
         (value, from.to_owned())
     });
@@ -113,7 +116,7 @@ fn agents(check: &'static str, cluster: &InCluster) -> Option<Finding> {
         );
     }
     let finding = match agents.iter().any(|agent| agent.is_ready) {
-        false => error(check, "the agent's pod does not run")
+        false => error(check, "the agent's pod is not ready")
             .fix("kubectl -n berth-system describe pod and logs of it"),
         true if agents.iter().any(|agent| agent.restart_count > 0) => {
             note(check, "the agent's pod runs, and was restarted")
