@@ -248,7 +248,11 @@ impl Leader {
             return;
         }
         self.version = version.unwrap_or(self.version);
-        let seen = Seen::read(lease, self.read_began);
+        let mut seen = Seen::read(lease, self.read_began);
+        if seen.holder.is_empty() {
+            // Who gives it back writes 1 s, for others to take it at once: that is no holder's.
+            seen.duration = self.seen.as_ref().map_or(DURATION, |one| one.duration);
+        }
         let is_same = |before: &Seen| before.renewal() == seen.renewal();
         if !self.seen.as_ref().is_some_and(is_same) {
             let before = self.seen.as_ref();

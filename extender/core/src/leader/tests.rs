@@ -32,7 +32,11 @@ impl Version {
                 acquire_time: time(self.acquired),
                 renew_time: time(self.renewed),
                 lease_transitions: Some(self.transitions),
-                lease_duration_seconds: Some(DURATION_SECONDS),
+                // Who gives it back writes 1, as client-go does.
+                lease_duration_seconds: Some(match self.holder {
+                    "" => 1,
+                    _ => DURATION_SECONDS,
+                }),
                 ..LeaseSpec::default()
             }),
             ..Lease::default()
@@ -240,6 +244,19 @@ fn after_a_lease_was_given_back_it_waits_for_what_was_begun() {
     assert_eq!(replica.standing(5.0), Standing::No(Why::Unlisted));
     replica.list(5.0);
     assert_eq!(replica.standing(5.1), Standing::Serves);
+}
+
+/// Found by the simulation, seed 4234275.
+#[test]
+fn what_a_holder_began_whom_it_never_saw_is_waited_for_when_a_read_finds_the_lease_given_back() {
+    let mut replica = Replica::new();
+    replica.read(Some(&held("a_1", 0, 0, 0)), 0.0);
+    replica.apply(&held("", 10, 10, 0), 10.0);
+    // b held it meanwhile, and gave it back at second 20 with a binding under way.
+    replica.read(Some(&held("", 20, 20, 1)), 20.0);
+    replica.apply(&held("a_2", 20, 20, 2), 20.0);
+    assert!(!replica.leader.wants_list(&replica.fence, replica.at(31.9)));
+    assert!(replica.leader.wants_list(&replica.fence, replica.at(32.0)));
 }
 
 #[test]
