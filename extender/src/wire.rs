@@ -14,6 +14,7 @@ use berth_extender_core::preempt::{Eviction, Offer};
 use berth_extender_core::simulate;
 use berth_topology::ids::PodUid;
 use k8s_openapi::api::core::v1::Pod;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 mod answer;
@@ -29,7 +30,8 @@ pub const SCORE_MIN: i64 = 0;
 pub const SCORE_MAX: i64 = 10;
 
 /// What filter and prioritize are asked (`ExtenderArgs`).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(from = "SentArgs<bounds::Counted<Pod>>")]
 pub struct ExtenderArgs {
     /// The pod to place.
     pub pod: Option<Pod>,
@@ -214,7 +216,7 @@ pub enum Error {
 }
 
 /// A body that is a request only within bounds.
-pub trait Bounded: Sized {
+pub trait Bounded: DeserializeOwned {
     /// Objects that it may hold, in all.
     const OBJECTS_MAX: usize = usize::MAX;
 
@@ -222,7 +224,9 @@ pub trait Bounded: Sized {
     ///
     /// # Errors
     /// When it is not JSON of that form.
-    fn read(text: &[u8], object_count: usize) -> serde_json::Result<Self>;
+    fn read(text: &[u8], _object_count: usize) -> serde_json::Result<Self> {
+        serde_json::from_slice(text)
+    }
 
     /// Whether what it holds is bounded.
     ///
@@ -253,7 +257,7 @@ impl Bounded for ExtenderArgs {
     fn read(text: &[u8], object_count: usize) -> serde_json::Result<Self> {
         match object_count <= bounds::POD_OBJECTS_MAX {
             true => serde_json::from_slice::<SentArgs<Pod>>(text).map(Self::from),
-            false => serde_json::from_slice::<SentArgs<bounds::Counted<Pod>>>(text).map(Self::from),
+            false => serde_json::from_slice(text),
         }
     }
 
@@ -268,10 +272,6 @@ impl Bounded for ExtenderArgs {
 }
 
 impl Bounded for PreemptionArgs {
-    fn read(text: &[u8], _: usize) -> serde_json::Result<Self> {
-        serde_json::from_slice(text)
-    }
-
     fn check(&self, verb: &'static str) -> Result<(), Error> {
         let whole = self.node_name_to_victims.iter().flatten();
         let by_uid = self.node_name_to_meta_victims.iter().flatten();
@@ -286,10 +286,6 @@ impl Bounded for PreemptionArgs {
 }
 
 impl Bounded for BindingArgs {
-    fn read(text: &[u8], _: usize) -> serde_json::Result<Self> {
-        serde_json::from_slice(text)
-    }
-
     fn check(&self, verb: &'static str) -> Result<(), Error> {
         let names = [&self.pod_name, &self.pod_namespace, &self.node];
         match names.into_iter().all(|name| bounds::is_name(name)) {
@@ -301,10 +297,6 @@ impl Bounded for BindingArgs {
 
 impl Bounded for simulate::Request {
     const OBJECTS_MAX: usize = 300_000;
-
-    fn read(text: &[u8], _: usize) -> serde_json::Result<Self> {
-        serde_json::from_slice(text)
-    }
 
     /// It says itself how many pairs it takes.
     fn check(&self, _: &'static str) -> Result<(), Error> {
