@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use berth_placement::{PodPlacement, Refusal, place_pod};
-use berth_topology::claim::{self, PodClaim};
+use berth_topology::claim::PodClaim;
 use berth_topology::ids::PodUid;
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
@@ -15,11 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::group::{Group, Pull};
 use crate::hints::Hint;
 use crate::node::{NodeState, Room, Topology};
-use crate::pod::{PodRecord, Terms};
+use crate::pod::{Claim, PodRecord, Terms};
 use crate::score::{self, Merit};
 use crate::situation::Situation;
 use crate::snapshot::{Named, Snapshot};
-use crate::standings::Claim;
 
 pub use crate::score::{Preference, Standing};
 
@@ -33,7 +32,7 @@ pub struct Ask {
     /// The pod.
     pub uid: PodUid,
     /// What it wants, or why that cannot be read.
-    pub claim: Arc<Result<PodClaim, claim::Error>>,
+    pub claim: Claim,
     /// The pods that it works with.
     pub group: Option<Arc<Group>>,
     /// Its priority, and what else preemption asks of it.
@@ -80,8 +79,8 @@ struct Judge<'a> {
     ask: &'a Ask,
     /// The node of an earlier bind of this pod that is not settled.
     unconfirmed: Option<&'a str>,
-    /// What is to be placed, if that alone decides.
-    claim: Option<&'a Claim>,
+    /// Whether what is to be placed decides alone.
+    is_settled: bool,
     alike: Alike<'a>,
 }
 
@@ -253,12 +252,11 @@ fn check_count(room: Room, topology: &Topology, claim: &PodClaim) -> Result<(), 
 impl<'a> Judge<'a> {
     fn new(snapshot: &'a Snapshot, ask: &'a Ask) -> Self {
         let unconfirmed = snapshot.unconfirmed(&ask.uid);
-        let is_settled = ask.wants_gpus() && unconfirmed.is_none();
         Self {
             snapshot,
             ask,
             unconfirmed,
-            claim: (is_settled && ask.claim.is_ok()).then_some(&ask.claim),
+            is_settled: ask.wants_gpus() && unconfirmed.is_none(),
             alike: Alike::default(),
         }
     }
@@ -269,9 +267,9 @@ impl<'a> Judge<'a> {
         situation: Option<&'a Situation>,
         one: Named<'a>,
     ) -> Result<Standing, No> {
-        match (situation, self.claim) {
-            (Some(situation), Some(claim)) if !self.snapshot.is_stale(one.name) => {
-                let standing = self.alike.standing_in(situation, claim);
+        match situation {
+            Some(situation) if self.is_settled && !self.snapshot.is_stale(one.name) => {
+                let standing = self.alike.standing_in(situation, self.ask);
                 standing.map_err(No::Refused)
             }
             _ => self.judge(one),

@@ -38,7 +38,7 @@ pub struct PodRecord {
     /// A pod that is only terminating still holds them.
     pub is_finished: bool,
     /// What it asks, or why that cannot be read.
-    pub claim: Arc<Result<PodClaim, claim::Error>>,
+    pub claim: Claim,
 }
 
 /// A pod as one that holds GPUs of a node.
@@ -66,6 +66,9 @@ pub struct Holder {
     #[serde(default, with = "shared")]
     pub terms: Arc<Terms>,
 }
+
+/// What a pod wants, or why that cannot be read; shared by all that is known of it.
+pub type Claim = Arc<Result<PodClaim, claim::Error>>;
 
 /// GPUs by container.
 pub type Intent = BTreeMap<String, Vec<GpuUuid>>;

@@ -8,15 +8,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use berth_placement::Refusal;
-use berth_topology::claim::{self, PodClaim};
 
+use crate::pod::Claim;
 use crate::score::Standing;
 
 /// Claims remembered for one situation, about 100 bytes each. Clusters ask for few sizes at a time.
 const CLAIMS_MAX: usize = 8;
-
-/// A pod's claim, shared by all that is known of the pod.
-pub(crate) type Claim = Arc<Result<PodClaim, claim::Error>>;
 
 /// Bounded; the oldest is dropped when full.
 #[derive(Debug, Default)]

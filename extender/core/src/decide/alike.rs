@@ -9,10 +9,9 @@ use ahash::RandomState;
 use berth_placement::{Refusal, fit_pod};
 use berth_topology::claim::PodClaim;
 
-use super::{Standing, check_count};
+use super::{Ask, Standing, check_count};
 use crate::node::{Room, Topology};
 use crate::situation::{Look, Situation};
-use crate::standings::Claim;
 
 /// What was found so far for one claim.
 #[derive(Debug, Default)]
@@ -45,13 +44,12 @@ impl<'a> Alike<'a> {
     pub(super) fn standing_in(
         &mut self,
         situation: &'a Situation,
-        claim: &Claim,
+        ask: &Ask,
     ) -> Result<Standing, Refusal> {
         let known = self.by_situation.entry(situation);
         let found = known.or_insert_with(|| {
-            situation.standings.recall(claim, || {
-                let claim = claim.as_ref().as_ref();
-                let claim = claim.map_err(|error| Refusal::BadClaim(error.clone()))?;
+            situation.standings.recall(&ask.claim, || {
+                let claim = ask.claim()?;
                 situation.topology.check_owner()?;
                 standing(&situation.topology, situation.room, claim)
             })
