@@ -6,50 +6,24 @@
 //! (node-feature-discovery:source/local/local.go), which is how a file is written here.
 
 use std::fs;
+use std::future::ready;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
+use anyhow::Context;
 use berth_topology::labels;
 use berth_topology::names::PREFIX;
 use berth_topology::node::Status;
 use tokio::sync::watch;
-use tracing::{info, warn};
 
-/// After a failure: the folder may be mounted later.
-const AGAIN_AFTER: Duration = Duration::from_secs(60);
+use crate::mirror;
 
 /// Writes the file whenever it would say something else, until nobody tells what is published.
-pub async fn keep(path: PathBuf, mut published: watch::Receiver<Option<Arc<Status>>>) {
-    let (mut written, mut told) = (None, false);
-    loop {
-        let status = published.borrow_and_update().clone();
-        let text = status.map(|status| text(&status));
-        let mut again = false;
-        if let Some(text) = text
-            && written.as_ref() != Some(&text)
-        {
-            match replace(&path, &text) {
-                Ok(()) => {
-                    info!(path = %path.display(), "feature file");
-                    (written, told) = (Some(text), false);
-                }
-                Err(error) => {
-                    again = true;
-                    if !told {
-                        warn!(%error, path = %path.display(), "cannot write the feature file; trying again");
-                        told = true;
-                    }
-                }
-            }
-        }
-        if again {
-            tokio::time::sleep(AGAIN_AFTER).await;
-        } else if published.changed().await.is_err() {
-            return;
-        }
-    }
+pub async fn keep(path: PathBuf, published: watch::Receiver<Option<Arc<Status>>>) {
+    let name = format!("feature file {}", path.display());
+    let write = |text: String| ready(replace(&path, &text).context("it cannot be written"));
+    mirror::keep(name, published, text, write).await;
 }
 
 /// `NAME=VALUE` lines; values are labels' values already.
@@ -73,22 +47,14 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use berth_topology::node::NodeTopology;
+    use std::time::Duration;
 
     use super::*;
-
-    fn status(machine: &str) -> Status {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../machines")
-            .join(machine);
-        let text = fs::read_to_string(path).expect("a recorded machine");
-        let object: NodeTopology = serde_json::from_str(&text).expect("a NodeTopology");
-        object.status.expect("a status")
-    }
+    use crate::fixtures::recorded;
 
     #[test]
     fn each_label_is_a_line_that_nfd_reads() {
-        let text = text(&status("dgx-h100.json"));
+        let text = text(&recorded("dgx-h100"));
         let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(
             lines,
@@ -104,7 +70,7 @@ mod tests {
 
     #[test]
     fn hostile_names_are_no_lines_of_their_own() {
-        let mut status = status("dgx-h100.json");
+        let mut status = recorded("dgx-h100");
         for gpu in &mut status.gpus {
             gpu.model = "a\nother=1\r\n# +expiry-time=2000".to_owned();
         }
@@ -119,7 +85,7 @@ mod tests {
         let path = folder.path().join("berth");
         let (sender, published) = watch::channel(None);
         let keeping = tokio::spawn(keep(path.clone(), published));
-        let mut machine = status("dgx-h100.json");
+        let mut machine = recorded("dgx-h100");
         for count in [8, 7] {
             machine.gpus.truncate(count);
             sender.send_replace(Some(Arc::new(machine.clone())));

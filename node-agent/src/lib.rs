@@ -11,7 +11,8 @@
 //! * [`history`]: what one probe alone cannot know: PCIe links wake up, GPUs get lost, XIDs pass
 //! * [`plugin`]: serves the GPUs to the kubelet, where that is asked for, and tells what it gave
 //! * [`listen`]: `/metrics` ([`metrics`], of what [`tally`] counted), `/healthz`, `/readyz`
-//! * [`feature_file`], [`zones`]: the same for others who ask in their way, where that is wanted
+//! * [`feature_file`], [`zones`]: the same for others who ask in their way, where that is wanted; `mirror`
+//!   keeps it up to date
 //! * [`tune`]: changes this machine's settings, where that is asked for by name; apart from the rest
 //! * [`publish`]: writes what changed, and a Lease that shows that this agent lives
 //!
@@ -22,9 +23,12 @@ pub mod agent;
 pub mod args;
 pub mod assemble;
 pub mod feature_file;
+#[cfg(test)]
+mod fixtures;
 pub mod history;
 pub mod listen;
 pub mod metrics;
+mod mirror;
 pub mod plugin;
 pub mod probe;
 pub mod prober;

@@ -16,16 +16,14 @@ use kube::core::GroupVersionKind;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tracing::{info, warn};
 
+use crate::mirror;
 use object::{MANAGED_BY, MANAGER};
 
 const GROUP: &str = "topology.node.k8s.io";
 const VERSION: &str = "v1alpha2";
 const KIND: &str = "NodeResourceTopology";
 const PLURAL: &str = "noderesourcetopologies";
-/// After a failure, which is told once.
-const AGAIN_AFTER: Duration = Duration::from_secs(60);
 const CALL_WITHIN: Duration = Duration::from_secs(10);
 
 /// Why the zones are not in the cluster.
@@ -52,37 +50,13 @@ pub async fn keep(
     client: kube::Client,
     node: NodeName,
     resource: String,
-    mut published: watch::Receiver<Option<Arc<Status>>>,
+    published: watch::Receiver<Option<Arc<Status>>>,
 ) {
-    let (mut written, mut told) = (None, String::new());
-    loop {
-        let status = published.borrow_and_update().clone();
-        let object = status.map(|status| object::of(&node, &status, &resource));
-        let mut again = false;
-        if let Some(object) = object
-            && written.as_ref() != Some(&object)
-        {
-            match write(&client, &node, &object).await {
-                Ok(()) => {
-                    info!(node = node.as_str(), "NodeResourceTopology");
-                    (written, told) = (Some(object), String::new());
-                }
-                Err(error) => {
-                    again = true;
-                    let text = format!("{:#}", anyhow::Error::from(error));
-                    if text != told {
-                        warn!(node = node.as_str(), "{text}; trying again");
-                        told = text;
-                    }
-                }
-            }
-        }
-        if again {
-            tokio::time::sleep(AGAIN_AFTER).await;
-        } else if published.changed().await.is_err() {
-            return;
-        }
-    }
+    let name = format!("{KIND} {node}");
+    let form = |status: &Status| object::of(&node, status, &resource);
+    let (client, node) = (&client, &node);
+    let write = |object: Value| async move { Ok(write(client, node, &object).await?) };
+    mirror::keep(name, published, form, write).await;
 }
 
 async fn write(client: &kube::Client, node: &NodeName, object: &Value) -> Result<(), Error> {

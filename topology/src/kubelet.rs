@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::cpus::CpuList;
+use crate::cpus::{self, CpuList};
 use crate::open_enum::open_enum;
+use crate::raw::RawKubelet;
 
 /// Policies of the kubelet; each `unknown` where it cannot be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -67,6 +68,35 @@ open_enum! {
 }
 
 impl Kubelet {
+    /// What a configuration says; what it leaves out is the kubelet's default
+    /// (`SetDefaults_KubeletConfiguration` of `kubelet.config.k8s.io/v1beta1`). Reserved CPUs that are no
+    /// list are unknown, and the error says why.
+    #[must_use]
+    pub fn of_config(config: &RawKubelet) -> (Self, Option<cpus::Error>) {
+        let or = |value: &Option<String>, default: &str| {
+            let given = value.as_deref().filter(|value| !value.is_empty());
+            given.unwrap_or(default).to_owned()
+        };
+        let reserved = config.reserved_system_cpus.as_deref();
+        let reserved = reserved.filter(|text| !text.is_empty());
+        let (reserved_cpus, error) = match reserved.map(str::parse).transpose() {
+            Ok(cpus) => (cpus, None),
+            Err(error) => (None, Some(error)),
+        };
+        let options =
+            |options: &Option<BTreeMap<String, String>>| Some(options.clone().unwrap_or_default());
+        let kubelet = Self {
+            topology_manager_policy: or(&config.topology_manager_policy, "none"),
+            topology_manager_scope: or(&config.topology_manager_scope, "container"),
+            cpu_manager_policy: or(&config.cpu_manager_policy, "none"),
+            topology_manager_policy_options: options(&config.topology_manager_policy_options),
+            cpu_manager_policy_options: options(&config.cpu_manager_policy_options),
+            memory_manager_policy: Some(or(&config.memory_manager_policy, "None")),
+            reserved_cpus,
+        };
+        (kubelet, error)
+    }
+
     /// What is said of a kubelet of which nothing could be read.
     #[must_use]
     pub fn unknown() -> Self {

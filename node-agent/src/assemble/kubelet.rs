@@ -1,60 +1,27 @@
 //! The kubelet's policies, from its configuration file.
 
 use berth_topology::kubelet::Kubelet;
-use berth_topology::raw::{RawKubelet, RawMachine};
+use berth_topology::raw::RawMachine;
 
 use super::unknowns::Unknowns;
 
-/// Unknown where nobody said where the file is. What a file leaves out is the kubelet's default
-/// (`SetDefaults_KubeletConfiguration` of `kubelet.config.k8s.io/v1beta1`).
+/// Unknown where nobody said where the file is.
 pub(crate) fn assemble(raw: &RawMachine, unknowns: &mut Unknowns) -> Kubelet {
-    let Some(answer) = &raw.kubelet else {
+    let config = raw.kubelet.as_ref();
+    let config = config.and_then(|answer| unknowns.value("kubelet", "its configuration", answer));
+    let Some(config) = config else {
         return Kubelet::unknown();
     };
-    match unknowns.value("kubelet", "its configuration", answer) {
-        Some(config) => of_config(config, unknowns),
-        None => Kubelet::unknown(),
+    let (kubelet, error) = Kubelet::of_config(config);
+    if let Some(error) = error {
+        unknowns.note("kubelet: reservedCpus", error.to_string());
     }
-}
-
-fn of_config(config: &RawKubelet, unknowns: &mut Unknowns) -> Kubelet {
-    let or = |value: &Option<String>, default: &str| {
-        let given = value.as_deref().filter(|value| !value.is_empty());
-        given.unwrap_or(default).to_owned()
-    };
-    let reserved = config.reserved_system_cpus.as_deref();
-    let reserved_cpus = match reserved.filter(|text| !text.is_empty()).map(str::parse) {
-        None => None,
-        Some(Ok(cpus)) => Some(cpus),
-        Some(Err(error)) => {
-            unknowns.note("kubelet: reservedCpus", format!("{error}"));
-            None
-        }
-    };
-    Kubelet {
-        topology_manager_policy: or(&config.topology_manager_policy, "none"),
-        topology_manager_scope: or(&config.topology_manager_scope, "container"),
-        cpu_manager_policy: or(&config.cpu_manager_policy, "none"),
-        topology_manager_policy_options: Some(
-            config
-                .topology_manager_policy_options
-                .clone()
-                .unwrap_or_default(),
-        ),
-        cpu_manager_policy_options: Some(
-            config
-                .cpu_manager_policy_options
-                .clone()
-                .unwrap_or_default(),
-        ),
-        memory_manager_policy: Some(or(&config.memory_manager_policy, "None")),
-        reserved_cpus,
-    }
+    kubelet
 }
 
 #[cfg(test)]
 mod tests {
-    use berth_topology::raw::Answer;
+    use berth_topology::raw::{Answer, RawKubelet};
 
     use super::*;
 

@@ -1,29 +1,26 @@
 //! What the plugin's tests speak of: the eight GPUs of a DGX H100 by number, and pods of node `n1`.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 
 use berth_topology::allocation::Allocation;
 use berth_topology::assignment::{Assignment, ContainerAssignment, Rank};
 use berth_topology::ids::{GpuUuid, NodeName, PodUid};
 use berth_topology::names;
-use berth_topology::node::{NodeTopology, Status};
+use berth_topology::node::Status;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 
 use super::pods::Pods;
 use super::promises::Promises;
+use crate::fixtures::recorded;
 
 /// Its resource.
 pub(crate) const RESOURCE: &str = "nvidia.com/gpu";
 
 /// GPUs 0 to 3 are near NUMA node 0, the others near 1; NVLink joins all alike.
 pub(crate) fn dgx_h100() -> Arc<Status> {
-    let machines = Path::new(env!("CARGO_MANIFEST_DIR")).join("../machines");
-    let file = std::fs::read(machines.join("dgx-h100.json")).expect("a recorded machine");
-    let topology: NodeTopology = serde_json::from_slice(&file).expect("a NodeTopology");
-    Arc::new(topology.status.expect("a status"))
+    Arc::new(recorded("dgx-h100"))
 }
 
 /// `"0 3"` as UUIDs.

@@ -110,26 +110,15 @@ fn policy(kubelet: &Kubelet) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use berth_topology::allocation::Allocation;
     use berth_topology::gpu::HealthState;
-    use berth_topology::node::NodeTopology;
 
     use super::*;
-
-    fn status(machine: &str) -> Status {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../machines")
-            .join(machine);
-        let text = std::fs::read_to_string(path).expect("a recorded machine");
-        let object: NodeTopology = serde_json::from_str(&text).expect("a NodeTopology");
-        object.status.expect("a status")
-    }
+    use crate::fixtures::recorded;
 
     #[test]
     fn a_zone_has_the_cpus_and_gpus_of_its_numa_node() {
-        let mut status = status("dgx-h100.json");
+        let mut status = recorded("dgx-h100");
         status.gpus[5].health.state = HealthState::Failed;
         status.kubelet.topology_manager_policy = "restricted".to_owned();
         status.kubelet.reserved_cpus = Some("0-1".parse().unwrap());
@@ -159,7 +148,7 @@ mod tests {
 
     #[test]
     fn memory_only_nodes_have_no_cpus_and_gpus_of_unknown_nodes_are_in_no_zone() {
-        let mut status = status("gb200-tray.json");
+        let mut status = recorded("gb200-tray");
         status.gpus[0].numa_node = None;
         let object = of(&"n".into(), &status, "nvidia.com/gpu");
         let zones = object["zones"].as_array().unwrap();

@@ -63,21 +63,15 @@ async fn read_all(name: &str, args: &DoctorArgs) -> anyhow::Result<Seen> {
     };
     let topologies: Api<NodeTopology> = Api::all(client.clone());
     // The Lease first: it is watched, and the rest is read before it is looked at again.
-    let lease = first_lease(&client, name).await;
-    let (read_at, first) = (Instant::now(), lease);
+    let first = call(leases(&client).get_opt(name)).await;
+    let first_at = Instant::now();
     let topology = call(topologies.get_opt(name)).await;
-    let cluster = InCluster {
-        node,
-        crd: crd(&client).await,
-        agents: agents(&client, name).await,
-        pods: pods(&client, name).await,
-        scheduler: scheduler(&client).await,
-        lease: Ok(None),
-    };
+    let (crd, agents) = (crd(&client).await, agents(&client, name).await);
+    let (pods, scheduler) = (pods(&client, name).await, scheduler(&client).await);
     let configz = configz(&client, name).await;
     let lease = match first {
         Ok(Some(first)) => Ok(Some(
-            watched(&client, name, first, read_at, args.lease_wait).await,
+            watched(&client, name, first, first_at, args.lease_wait).await,
         )),
         Ok(None) => Ok(None),
         Err(why) => Err(why),
@@ -85,7 +79,14 @@ async fn read_all(name: &str, args: &DoctorArgs) -> anyhow::Result<Seen> {
     Ok(Seen {
         topology,
         configz,
-        cluster: InCluster { lease, ..cluster },
+        cluster: InCluster {
+            node,
+            lease,
+            crd,
+            agents,
+            pods,
+            scheduler,
+        },
     })
 }
 
@@ -116,10 +117,6 @@ async fn call<T>(answer: impl Future<Output = kube::Result<T>>) -> Fact<T> {
 
 fn leases(client: &Client) -> Api<Lease> {
     Api::namespaced(client.clone(), names::NAMESPACE)
-}
-
-async fn first_lease(client: &Client, name: &str) -> Fact<Option<Lease>> {
-    call(leases(client).get_opt(name)).await
 }
 
 /// Clocks of two machines are never compared: a renewal is one that happens while we look.

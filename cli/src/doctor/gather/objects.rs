@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use berth_topology::assignment::Assignment;
 use berth_topology::kubelet::Kubelet;
+use berth_topology::raw::RawKubelet;
 use berth_topology::{crd as ours, names};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -185,24 +186,7 @@ pub(super) fn configz(text: &str) -> Fact<Kubelet> {
     else {
         return Err("it has no kubeletconfig".to_owned());
     };
-    let text = |name: &str| {
-        config
-            .get(name)
-            .and_then(Value::as_str)
-            .filter(|text| !text.is_empty())
-    };
-    let or = |name: &str, default: &str| text(name).unwrap_or(default).to_owned();
-    let options = |name: &str| {
-        let options = config.get(name).cloned().unwrap_or_default();
-        Some(serde_json::from_value(options).unwrap_or_default())
-    };
-    Ok(Kubelet {
-        topology_manager_policy: or("topologyManagerPolicy", "none"),
-        topology_manager_scope: or("topologyManagerScope", "container"),
-        cpu_manager_policy: or("cpuManagerPolicy", "none"),
-        topology_manager_policy_options: options("topologyManagerPolicyOptions"),
-        cpu_manager_policy_options: options("cpuManagerPolicyOptions"),
-        memory_manager_policy: Some(or("memoryManagerPolicy", "None")),
-        reserved_cpus: text("reservedSystemCPUs").and_then(|list| list.parse().ok()),
-    })
+    let config: RawKubelet = serde_json::from_value(config.clone())
+        .map_err(|error| format!("its kubeletconfig is none: {error}"))?;
+    Ok(Kubelet::of_config(&config).0)
 }
