@@ -4,7 +4,9 @@
 //! Each eviction goes through the Eviction API with the victim's uid as precondition, so that disruption
 //! budgets are respected and nobody else is met. All of a plan are rehearsed (`dryRun`) before the first is
 //! done: what a budget forbids costs nobody anything. The set is kept for the pod before the first victim
-//! leaves, and given up when an eviction is refused.
+//! leaves, and given up when an eviction is refused. A condition of the pod says that it is kept, so that
+//! whoever leads next keeps it too; who evicted some of the victims and was then killed leaves the others,
+//! and the pod waits until the set is given up before it is helped again.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -17,7 +19,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::Eviction;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions};
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 use tokio::time::timeout;
 
 use crate::answer::Service;
@@ -108,11 +110,14 @@ impl Evictor {
         let Some(plan) = self.next(now) else {
             return;
         };
-        lock(&self.index).hold(&plan.pod.uid, plan.hold(now));
+        lock(&self.index).hold(&plan.pod.uid, plan.note().hold(now));
         match self.carry_out(&plan).await {
             Ok(()) => self.events.waits(&plan).await,
             Err(error) => {
-                lock(&self.index).let_go(&plan.pod.uid);
+                // Whoever leads now keeps what the pod says, and so does this replica.
+                if !matches!(error, Error::Deposed) {
+                    lock(&self.index).let_go(&plan.pod.uid);
+                }
                 lock(&self.stranded).back_off(&plan, Instant::now());
                 self.metrics.evicted(error.outcome());
                 self.complain(&plan, &error);
@@ -125,7 +130,7 @@ impl Evictor {
         let mut stranded = lock(&self.stranded);
         if !self.leads() {
             stranded.clear();
-            lock(&self.index).let_all_go();
+            lock(&self.index).let_unsaid_go();
         }
         if stranded.is_empty() {
             return None;
@@ -142,6 +147,18 @@ impl Evictor {
         for victim in &plan.victims {
             self.evict(victim, true).await?;
         }
+        self.say(plan, true).await?;
+        let evicted = self.evict_all(plan).await;
+        if let Err(error) = &evicted
+            && !matches!(error, Error::Deposed)
+            && let Err(error) = self.say(plan, false).await
+        {
+            tracing::warn!(pod = plan.pod.name, error = %chain(&error), "saying that no GPUs are kept for a pod");
+        }
+        evicted
+    }
+
+    async fn evict_all(&self, plan: &Plan) -> Result<(), Error> {
         for victim in &plan.victims {
             self.evict(victim, false).await?;
             self.metrics.evicted("evicted");
@@ -150,6 +167,28 @@ impl Evictor {
             self.events.evicted(plan, victim).await;
         }
         Ok(())
+    }
+
+    /// Writes into the pod's status that a set is kept for it, or no more.
+    async fn say(&self, plan: &Plan, is_kept: bool) -> Result<(), Error> {
+        if !self.leads() {
+            return Err(Error::Deposed);
+        }
+        let pod = &plan.pod;
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
+        let at = jiff::Timestamp::now();
+        let patch = Patch::Strategic(plan.note().patch(&pod.uid, is_kept, at));
+        let parameters = PatchParams::default();
+        match timeout(
+            CALL_TIMEOUT,
+            pods.patch_status(&pod.name, &parameters, &patch),
+        )
+        .await
+        {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(Error::of(error)),
+            Err(elapsed) => Err(Error::Unanswered(Box::new(elapsed))),
+        }
     }
 
     async fn evict(&self, victim: &Holder, is_rehearsal: bool) -> Result<(), Error> {

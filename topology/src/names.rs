@@ -17,6 +17,8 @@ pub const DEFAULT_RESOURCE: &str = "nvidia.com/gpu";
 pub const ASSIGNMENT: &str = "berth.dev/assignment";
 /// On a node: the poke that makes kube-scheduler try refused pods again.
 pub const FREED: &str = "berth.dev/freed";
+/// Condition of a waiting pod: others were evicted for it, and their GPUs are kept for it.
+pub const PREEMPTED: &str = "berth.dev/PreemptedForTopology";
 /// On the scheduler's Lease: the last of its terms (`leaseTransitions`) of which every binding is over.
 pub const ENDED_TERM: &str = "berth.dev/ended-term";
 /// On a recorded machine: where its facts are from, and what was derived.

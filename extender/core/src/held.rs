@@ -1,10 +1,16 @@
 //! Sets that the extender itself frees for pods: whom it evicts, and until when it keeps the room.
+//!
+//! Before the first is evicted the pod is told (`note`), so that whoever leads next keeps the room too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use berth_topology::ids::PodUid;
+
+mod note;
+
+pub use note::Note;
 
 /// One pod's room on one node.
 #[derive(Clone, Debug)]
@@ -21,6 +27,10 @@ pub struct Hold {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Held {
     by_pod: BTreeMap<PodUid, Hold>,
+    /// What pods say, so that each note is taken up once: one that is over is not kept again.
+    noted: BTreeMap<PodUid, Note>,
+    /// Of those, what was not taken up yet.
+    fresh: BTreeSet<PodUid>,
 }
 
 // === impl Held ===
@@ -38,8 +48,38 @@ impl Held {
         self.by_pod.get(uid)
     }
 
-    pub(crate) fn uids(&self) -> Vec<PodUid> {
-        self.by_pod.keys().cloned().collect()
+    /// A pod says that, or nothing. Whether it said something before that is over.
+    pub(crate) fn note(&mut self, uid: &PodUid, note: Option<&Note>) -> bool {
+        let Some(note) = note else {
+            self.fresh.remove(uid);
+            return self.noted.remove(uid).is_some();
+        };
+        if self.noted.get(uid) != Some(note) {
+            self.noted.insert(uid.clone(), note.clone());
+            if !self.by_pod.get(uid).is_some_and(|hold| note.is_of(hold)) {
+                self.fresh.insert(uid.clone());
+            }
+        }
+        false
+    }
+
+    /// What is to be kept because pods say so, from now on.
+    pub(crate) fn take_up(&mut self, now: Instant) -> Vec<(PodUid, Hold)> {
+        let fresh = std::mem::take(&mut self.fresh).into_iter();
+        fresh
+            .filter_map(|uid| {
+                let hold = self.noted.get(&uid)?.hold(now);
+                Some((uid, hold))
+            })
+            .collect()
+    }
+
+    /// Those of which no pod says anything.
+    pub(crate) fn unsaid(&self) -> Vec<PodUid> {
+        let all = self.by_pod.keys();
+        all.filter(|uid| !self.noted.contains_key(*uid))
+            .cloned()
+            .collect()
     }
 
     pub(crate) fn on(&self, node: &str) -> impl Iterator<Item = (&PodUid, &Hold)> {
@@ -52,3 +92,6 @@ impl Held {
         over.map(|(uid, _)| uid.clone()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -223,6 +223,7 @@ impl Index {
         let uid = PodUid::from(uid);
         self.release(&uid);
         self.hints.remove(&uid);
+        self.hear_note(&uid, None);
         self.let_go(&uid);
         if let Some(record) = self.pods.remove(&uid) {
             self.unlink(&record);
@@ -329,7 +330,7 @@ impl Index {
 
     /// What a request sees that comes now.
     pub fn snapshot(&mut self, now: Instant) -> Snapshot {
-        self.expire_held(now);
+        self.update_held(now);
         self.refresh();
         let stale = self.stale(now);
         let unconfirmed = self
@@ -416,6 +417,7 @@ impl Index {
             self.hints.remove(&uid);
             self.let_go(&uid);
         }
+        self.hear_note(&uid, record.note());
         if let Some(before) = self.pods.remove(&uid) {
             self.unlink(&before);
         }

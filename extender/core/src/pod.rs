@@ -18,7 +18,7 @@ use crate::record::shared;
 
 /// Anybody may write an annotation; a uid or a hash is at most so long.
 const UID_BYTES_MAX: usize = 64;
-use crate::held::Hold;
+use crate::held::{Hold, Note};
 use crate::nominated::Nominee;
 
 mod terms;
@@ -39,6 +39,8 @@ pub struct PodRecord {
     pub is_finished: bool,
     /// What it asks, or why that cannot be read.
     pub claim: Claim,
+    /// What it says of a set that is kept for it.
+    said: Option<Box<Note>>,
 }
 
 /// A pod as one that holds GPUs of a node.
@@ -132,6 +134,7 @@ impl PodRecord {
             nominated: nominated.filter(|node| !node.is_empty()),
             is_finished,
             claim: Arc::new(claim),
+            said: Note::of_pod(pod).map(Box::new),
         })
     }
 
@@ -140,10 +143,19 @@ impl PodRecord {
         self.node.as_deref().filter(|_| !self.is_finished)
     }
 
-    /// The node where a set is kept for it. One that is being deleted will never be bound.
+    /// The node where a set is kept for it.
     pub fn awaited_node(&self) -> Option<&str> {
-        let waits = self.node.is_none() && !self.is_finished && !self.holder.terms.is_terminating;
-        self.nominated.as_deref().filter(|_| waits)
+        self.nominated.as_deref().filter(|_| self.waits())
+    }
+
+    /// What it says of a set that the extender keeps for it.
+    pub(crate) fn note(&self) -> Option<&Note> {
+        self.said.as_deref().filter(|_| self.waits())
+    }
+
+    /// Whether it may be bound still. One that is being deleted will never be.
+    fn waits(&self) -> bool {
+        self.node.is_none() && !self.is_finished && !self.holder.terms.is_terminating
     }
 
     /// The pod as one that waits for its victims to leave; `hold` says whom the extender evicts for it.

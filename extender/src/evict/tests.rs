@@ -103,6 +103,41 @@ async fn the_victims_are_evicted_once_and_the_set_is_kept() {
     assert_eq!(world.evicted().len(), 2, "once");
 }
 
+/// What a process that starts now would keep.
+fn kept_by_another(world: &World) -> bool {
+    let mut index = cluster(&["a"]);
+    index.apply_pod(&world.api.pod("high"));
+    index.snapshot(Instant::now());
+    index.holds_for(&"u-high".into())
+}
+
+#[actix_web::test]
+async fn the_next_process_keeps_the_set_too() {
+    let mut world = world();
+    assert!(!kept_by_another(&world));
+    world.look(10).await;
+    assert!(kept_by_another(&world));
+}
+
+#[actix_web::test]
+async fn what_is_refused_after_it_was_rehearsed_is_not_kept_by_anybody() {
+    let mut world = world();
+    lock(&world.api.state).refuses_after_rehearsal = true;
+    world.look(10).await;
+    assert!(!world.holds() && !kept_by_another(&world));
+    let status = world.api.pod("high").status.unwrap();
+    let conditions = status.conditions.unwrap();
+    assert_eq!(conditions[0].status, "False", "it had been said");
+}
+
+#[actix_web::test]
+async fn nobody_is_evicted_for_a_pod_that_cannot_be_told() {
+    let mut world = world();
+    lock(&world.api.state).pods.remove("high");
+    world.look(10).await;
+    assert!(world.evicted().is_empty() && !world.holds());
+}
+
 #[actix_web::test]
 async fn victims_and_the_pod_are_told() {
     let mut world = world();

@@ -7,7 +7,7 @@ use std::time::Instant;
 use berth_topology::ids::PodUid;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
-use crate::held::Hold;
+use crate::held::{Hold, Note};
 use crate::node::NodeState;
 use crate::nominated::Promise;
 use crate::pod::PodRecord;
@@ -45,10 +45,18 @@ impl Index {
         }
     }
 
-    /// Keeps nothing any more that was kept by [`Self::hold`].
-    pub fn let_all_go(&mut self) {
-        for uid in self.held.uids() {
+    /// Keeps nothing any more that was kept by [`Self::hold`] and of which no pod says anything: nobody
+    /// was evicted for it.
+    pub fn let_unsaid_go(&mut self) {
+        for uid in self.held.unsaid() {
             self.let_go(&uid);
+        }
+    }
+
+    /// What a pod says of the set that is kept for it, if it says anything.
+    pub(super) fn hear_note(&mut self, uid: &PodUid, note: Option<&Note>) {
+        if self.held.note(uid, note) {
+            self.let_go(uid);
         }
     }
 
@@ -58,7 +66,12 @@ impl Index {
         self.held.get(uid).is_some()
     }
 
-    pub(super) fn expire_held(&mut self, now: Instant) {
+    /// Keeps what pods say, and nothing for longer than it is to be kept.
+    pub(super) fn update_held(&mut self, now: Instant) {
+        for (uid, hold) in self.held.take_up(now) {
+            tracing::info!(%uid, node = %hold.node, "GPUs that were freed for a pod are kept for it");
+            self.hold(&uid, hold);
+        }
         for uid in self.held.expired(now) {
             tracing::warn!(%uid, "a pod did not come in time for the GPUs that were freed for it");
             self.let_go(&uid);

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use berth_topology::ids::PodUid;
 
 use crate::decide::{self, Ask, No, Verdicts};
-use crate::held::Hold;
+use crate::held::Note;
 use crate::index::Index;
 use crate::pod::Holder;
 use crate::preempt;
@@ -234,14 +234,14 @@ impl Plan {
         }
     }
 
-    /// What is to be kept for the pod.
+    /// What the pod is to say of it.
     #[must_use]
-    pub fn hold(&self, now: Instant) -> Hold {
+    pub fn note(&self) -> Note {
         let victims = self.victims.iter().map(|victim| victim.uid.clone());
-        Hold {
-            node: self.node.clone(),
-            victims: Arc::new(victims.collect()),
-            until: now + self.hold_for,
+        Note {
+            node: self.node.to_string(),
+            victims: victims.collect(),
+            seconds: self.hold_for.as_secs(),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Victims make a set and not a count; where only the wiring is in the way they are taken on request.
+//! Victims make a set and not a count; where only the wiring is in the way they are taken on request, and
+//! what they leave is kept for the pod though the extender that evicted them is killed.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +9,12 @@ use berth_it::cluster::Cluster;
 use berth_it::kubelet::{remove_pod, report_phase};
 use berth_it::manifests;
 use berth_it::pair::Pair;
-use berth_it::patches::preempt_for_topology;
+use berth_it::patches::{preempt_for_topology, short_lease};
 use berth_it::pods::{self, bound, create, gpu_pod, indices, none_shares_a_gpu, refused};
 use berth_it::story::story;
 use berth_it::wait::{PATIENCE, eventually};
 use berth_test_machine::raw as recorded;
-use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::api::core::v1::{Event, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
@@ -32,7 +33,7 @@ fn victims_make_a_set_and_for_the_wiring_alone_they_leave_only_when_that_is_aske
         let _dgx1 = Agent::start(&cluster, "dgx1", &recorded("dgx1-v100")).await?;
         let client = cluster.admin();
         create_priority_class(client).await?;
-        let pair = Pair::start(&cluster, "pair", &[]).await?;
+        let pair = Pair::start(&cluster, "pair", &[short_lease()]).await?;
         pair.wait_until_alive().await?;
 
         let mut singles = fill(client, &SINGLES).await?;
@@ -56,7 +57,10 @@ fn victims_make_a_set_and_for_the_wiring_alone_they_leave_only_when_that_is_aske
 
         drop(pair);
         manifests::apply_files(client, &[RIGHTS], &[]).await?;
-        let _pair = Pair::start(&cluster, "pair", &[preempt_for_topology()]).await?;
+        let patches = [preempt_for_topology(), short_lease()];
+        let pair = Pair::start(&cluster, "pair", &patches).await?;
+        let victims = singles.keys().filter(|name| **name != protected);
+        kept_by_the_next_process(client, &pair, &victims.collect::<Vec<_>>()).await?;
         let (_, assignment) = bound(client, "stranded", PATIENCE * 2).await?;
 
         // One would have to go from the one quad, but a budget protects it; two went from the other.
@@ -73,21 +77,47 @@ fn victims_make_a_set_and_for_the_wiring_alone_they_leave_only_when_that_is_aske
     })
 }
 
+/// The extender is killed while the victims are still leaving, and another pod would take what the first
+/// of them leaves.
+async fn kept_by_the_next_process(client: &Client, pair: &Pair, victims: &[&String]) -> Result<()> {
+    for name in victims {
+        eventually(&format!("{name} to be evicted"), PATIENCE, async || {
+            let pod = pods::api(client).get(name).await?;
+            ensure!(pod.metadata.deletion_timestamp.is_some(), "it is not");
+            Ok(())
+        })
+        .await?;
+    }
+    pair.extender.kill();
+    let (first, others) = victims.split_first().context("finding a victim")?;
+    remove_pod(client, pods::NAMESPACE, first).await?;
+    create(client, &gpu_pod("rival", 4, &[])).await?;
+    refused(client, "rival", &["kept for a pod that waits"], PATIENCE).await?;
+    for name in others {
+        remove_pod(client, pods::NAMESPACE, name).await?;
+    }
+    Ok(())
+}
+
 /// A pod of one GPU for each name; which GPU it got.
 async fn fill(client: &Client, names: &[&str]) -> Result<BTreeMap<String, u64>> {
     let mut singles = BTreeMap::new();
     for name in names {
-        create(client, &leaving_at_once(gpu_pod(name, 1, &[]))).await?;
-        let (pod, assignment) = bound(client, name, PATIENCE).await?;
-        let gpu = indices(&assignment)
-            .first()
-            .copied()
-            .context("reading the GPU of a pod")?;
-        // Budgets protect pods that run.
-        report_phase(client, pods::NAMESPACE, name, "Running").await?;
-        singles.insert(pod.name_any(), gpu);
+        let pod = leaving_at_once(gpu_pod(name, 1, &[]));
+        singles.insert((*name).to_owned(), run(client, &pod).await?);
     }
     Ok(singles)
+}
+
+/// Runs a pod of one GPU; which it got.
+async fn run(client: &Client, pod: &Pod) -> Result<u64> {
+    let name = pod.name_any();
+    create(client, pod).await?;
+    let (_, assignment) = bound(client, &name, PATIENCE).await?;
+    // Budgets protect pods that run.
+    report_phase(client, pods::NAMESPACE, &name, "Running").await?;
+    let gpus = indices(&assignment);
+    gpus.first().copied().context("reading the GPU of a pod")
 }
 
 /// By count any four would do; by wiring four of one quad. Then the urgent pod ends.
@@ -112,8 +142,15 @@ async fn one_quad_leaves_for_an_urgent_pod(
     remove_pod(client, pods::NAMESPACE, "urgent").await
 }
 
-/// Two stay on the quad that is full, and one that a budget protects comes to the empty one: its name.
+/// Two stay on the quad that is full, and take their time to leave; one that a budget protects comes to the
+/// empty one: its name.
 async fn fragment(client: &Client, singles: &mut BTreeMap<String, u64>) -> Result<String> {
+    let staying: Vec<String> = singles.keys().skip(2).cloned().collect();
+    for name in staying {
+        remove_pod(client, pods::NAMESPACE, &name).await?;
+        let again = run(client, &gpu_pod(&name, 1, &[])).await?;
+        ensure!(singles.insert(name, again) == Some(again), "the hole stays");
+    }
     let protected = "protected".to_owned();
     let others = fill(client, &[&protected]).await?;
     let label = Patch::Merge(json!({"metadata": {"labels": {"app": "protected"}}}));

@@ -149,7 +149,7 @@ fn one_plan_at_a_time_for_a_pod_and_on_a_node() {
     let plan = world.plan(10).unwrap();
     assert_eq!(plan.pod.name, "high", "the higher priority comes first");
     let now = world.at(10);
-    world.index.hold(&plan.pod.uid, plan.hold(now));
+    world.index.hold(&plan.pod.uid, plan.note().hold(now));
     assert_eq!(
         world.due(12),
         None,
