@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which of our crates a crate may use, and which of others' it must never.
-const EDGES: [(&str, &[&str], &[&str]); 12] = [
+const EDGES: [(&str, &[&str], &[&str]); 13] = [
     (
         "berth-topology",
         &[],
@@ -41,6 +41,11 @@ const EDGES: [(&str, &[&str], &[&str]); 12] = [
         &["tokio", "kube", "actix-web", "candle-core"],
     ),
     ("berth-engine-core", &[], &["*"]),
+    (
+        "berth-engine-cpu",
+        &["berth-engine-core"],
+        &["kube", "actix-web", "tokio", "candle-core", "rayon"],
+    ),
     (
         "berth-engine-text",
         &[],

@@ -1,0 +1,26 @@
+//! The engine's kernels for CPUs: packed weights, products, a team of pinned threads.
+//!
+//! ```text
+//! Matrix::pack ─► panels of 64 outputs, in huge pages, first touched by the worker that reads them
+//! Team::run    ─► one closure on every worker, each on a CPU of its own
+//! Products     ─► activations converted once, then each worker's outputs, by the tier's kernels
+//! ```
+//!
+//! **Exactness is the contract.** Each form of weights has one arithmetic and one order in which
+//! an output is summed up ([`product`] states them), so every [`Tier`](tier::Tier) gives the same
+//! bits, and a row's bits depend neither on how many rows or threads there are nor on where the
+//! row stands. Only which bits a NaN has is left open.
+//!
+//! Floating point state: inside [`Team::run`](team::Team::run) every worker, the caller included,
+//! treats denormal numbers as zero and flushes results that would be denormal (x86: DAZ and FTZ),
+//! as the bf16 instructions do.
+//!
+//! Nothing here knows models, files or HTTP; nothing on the hot path allocates or locks.
+
+pub mod matrix;
+pub mod product;
+pub mod team;
+pub mod tier;
+
+mod memory;
+mod parts;

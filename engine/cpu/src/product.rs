@@ -1,0 +1,178 @@
+//! Products of rows of activations with packed weights: `out[r][o] = Σ x[r][i] · w[o][i]`.
+//!
+//! One arithmetic for each form, the same for every tier, number of rows and number of threads.
+//! All of it is f32 with denormals taken for zero, rounded to the nearest, ties to even.
+//!
+//! * **bf16**: activations are rounded to bf16. One sum for each output starts at +0; for each pair
+//!   of inputs in ascending order, first the odd one and then the even one is added:
+//!   `sum = fma(x, w, sum)`. A last input without a partner has a zero beside it. (This is what
+//!   VDPBF16PS does.)
+//! * **codes**: activations are quantised in blocks of 32: with `a` the greatest magnitude,
+//!   `scale = a / 127` and `code = round(x · (127 / a))`, ties to even; all zero where `a` is below
+//!   2⁻¹¹⁰. For each block in ascending order, with the exact integer `dot` of codes without their
+//!   offset: `sum = fma(dot, scale_x · scale_w, sum)`, and in the form with a minimum then
+//!   `sum = fma(minimum, scale_x · Σ code_x, sum)`.
+#![allow(
+    unsafe_code,
+    reason = "workers share activations and outputs; barriers and shares keep them apart"
+)]
+
+use crate::matrix::{Form, Matrix, PANEL};
+use crate::parts::Parts;
+use crate::team::{Team, Worker};
+use crate::tier::Tier;
+
+mod activations;
+mod portable;
+
+use activations::{Activations, Filled};
+
+/// Outputs that are computed together at least: a worker's share is a number of these.
+const STRIP: usize = 16;
+
+/// Computes products with one tier's kernels, and keeps the memory that they need in between.
+#[derive(Debug)]
+pub struct Products {
+    tier: Tier,
+    activations: Activations,
+}
+
+/// Some outputs of one panel, for all rows.
+struct Task<'a> {
+    form: Form,
+    inputs: usize,
+    rows: usize,
+    panel: &'a [u8],
+    /// In the panel; a multiple of [`STRIP`].
+    first: usize,
+    /// Computed, a multiple of [`STRIP`]; those beyond `wanted` have weights that are zero.
+    width: usize,
+    /// Written.
+    wanted: usize,
+    x: Filled<'a>,
+    out: &'a Parts<'a, f32>,
+    /// In `out`, of row 0 and the first output.
+    out_start: usize,
+    /// In `out`, from one row to the next.
+    out_stride: usize,
+}
+
+// === impl Products ===
+
+impl Products {
+    /// With the kernels of `tier`.
+    ///
+    /// # Panics
+    /// When this machine does not have the tier.
+    #[must_use]
+    pub fn new(tier: Tier) -> Self {
+        assert!(tier.is_here(), "tier {tier} was checked before it is used");
+        Self {
+            tier,
+            activations: Activations::default(),
+        }
+    }
+
+    /// Whose kernels are used.
+    #[must_use]
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// Multiplies each row of `x`, `(rows, inputs)`, with every output of `matrix`, and writes
+    /// `out`, `(rows, outputs)`. Both are row-major and contiguous.
+    ///
+    /// Takes memory only when it never had so many rows and inputs before.
+    ///
+    /// # Panics
+    /// When the lengths of `x` and `out` are not those of the same number of rows.
+    pub fn product(&mut self, team: &mut Team, matrix: &Matrix, x: &[f32], out: &mut [f32]) {
+        let rows = x.len() / matrix.inputs().max(1);
+        assert_eq!(x.len(), rows * matrix.inputs(), "whole rows of activations");
+        assert_eq!(out.len(), rows * matrix.outputs(), "room for every output");
+        let tier = self.tier;
+        let filling = self
+            .activations
+            .filling(matrix.form(), tier, (rows, matrix.inputs()));
+        let out = Parts::of(out);
+        team.run(|worker| {
+            filling.fill(worker, x);
+            worker.barrier();
+            // SAFETY: every worker has filled its share before the barrier; from here on they only
+            // read.
+            let filled = unsafe { filling.seen() };
+            for strips in pieces(worker, matrix) {
+                let task = Task::new(matrix, rows, strips, filled, &out);
+                task.compute(tier);
+            }
+        });
+    }
+}
+
+/// This worker's strips, panel by panel: each a panel and the strips of it.
+fn pieces(
+    worker: Worker<'_>,
+    matrix: &Matrix,
+) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> + use<> {
+    const IN_PANEL: usize = PANEL / STRIP;
+    let share = worker.share(matrix.outputs().div_ceil(STRIP));
+    let panels = share.start / IN_PANEL..share.end.div_ceil(IN_PANEL);
+    let of_panel = move |panel: usize| {
+        let first = share.start.max(panel * IN_PANEL);
+        let end = share.end.min((panel + 1) * IN_PANEL);
+        (panel, first - panel * IN_PANEL..end - panel * IN_PANEL)
+    };
+    panels
+        .map(of_panel)
+        .filter(|(_, strips)| !strips.is_empty())
+}
+
+// === impl Task ===
+
+impl<'a> Task<'a> {
+    fn new(
+        matrix: &'a Matrix,
+        rows: usize,
+        (panel, strips): (usize, std::ops::Range<usize>),
+        x: Filled<'a>,
+        out: &'a Parts<'a, f32>,
+    ) -> Self {
+        let panel_bytes = matrix.form().panel_bytes(matrix.inputs());
+        let (first, width) = (strips.start * STRIP, strips.len() * STRIP);
+        let out_start = panel * PANEL + first;
+        Self {
+            form: matrix.form(),
+            inputs: matrix.inputs(),
+            rows,
+            panel: &matrix.panels()[panel * panel_bytes..(panel + 1) * panel_bytes],
+            first,
+            width,
+            wanted: width.min(matrix.outputs() - out_start),
+            x,
+            out,
+            out_start,
+            out_stride: matrix.outputs(),
+        }
+    }
+
+    fn compute(&self, tier: Tier) {
+        match (tier, self.form) {
+            (_, Form::Bf16) => portable::bf16(self),
+            (_, Form::Int8 | Form::Int4 | Form::Int4Min) => portable::codes(self),
+        }
+    }
+
+    /// Where the outputs of `row` go.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "each row of a task is another part of the result"
+    )]
+    fn out_of(&self, row: usize) -> &mut [f32] {
+        let start = self.out_start + row * self.out_stride;
+        // SAFETY: shares of the outputs do not overlap, and a task writes one row after another.
+        unsafe { self.out.part(start..start + self.wanted) }
+    }
+}
+
+#[cfg(test)]
+mod tests;
