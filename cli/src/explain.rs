@@ -3,7 +3,9 @@
 use std::io::Write;
 
 use anyhow::{Context, bail};
-use berth_extender_core::explain::{self as core, Explanation, Preemption};
+use berth_extender_core::explain::{
+    self as core, Evicted, Explanation, ForWiring, Preemption, Victim,
+};
 use berth_extender_core::record::Record;
 
 use crate::args::cluster::{ExplainPodArgs, PodName};
@@ -111,8 +113,44 @@ pub(crate) fn text(all: &Explanation, paint: Paint) -> String {
     if let Some(preemption) = &all.preemption {
         text.push_str(&preempted(preemption, paint));
     }
+    if let Some(eviction) = &all.eviction {
+        text.push_str(&evicted(eviction, paint));
+    }
     text.push_str(&bound(all));
     text
+}
+
+/// Whom the extender evicted itself.
+fn evicted(eviction: &ForWiring, paint: Paint) -> String {
+    let (on, at) = (&eviction.on, &eviction.at);
+    let victims = count(on.victims.len(), "pod");
+    let mut text = match &eviction.error {
+        None => format!("evicted {victims} because only the wiring was in the way (at {at})\n"),
+        Some(error) => format!("evicting {victims} for its wiring ended at {at}: {error}\n"),
+    };
+    text.push_str(&victims_table(&victim_rows(on), paint));
+    text
+}
+
+fn victims_table(rows: &[Vec<String>], paint: Paint) -> String {
+    match rows.is_empty() {
+        true => String::new(),
+        false => table(&["NODE", "EVICTS", "PRIORITY", "GPUS"], rows, paint),
+    }
+}
+
+/// Node, name, priority and GPUs of each victim.
+fn victim_rows(on: &Evicted) -> Vec<Vec<String>> {
+    let row = |victim: &Victim| {
+        let priority = victim.priority.map(|priority| priority.to_string());
+        vec![
+            on.node.clone(),
+            victim.name().to_owned(),
+            priority.unwrap_or_else(|| "-".to_owned()),
+            list(&victim.gpus),
+        ]
+    };
+    on.victims.iter().map(row).collect()
 }
 
 /// Whom preempt would evict from each node, and which nodes it left out.
@@ -122,25 +160,8 @@ fn preempted(all: &Preemption, paint: Paint) -> String {
         count(all.nodes.len(), "node"),
         all.at
     );
-    let rows = all.nodes.iter().flat_map(|on| {
-        on.victims.iter().map(|victim| {
-            let priority = victim.priority.map(|priority| priority.to_string());
-            vec![
-                on.node.clone(),
-                victim.name().to_owned(),
-                priority.unwrap_or_else(|| "-".to_owned()),
-                list(&victim.gpus),
-            ]
-        })
-    });
-    let rows: Vec<Vec<String>> = rows.collect();
-    if !rows.is_empty() {
-        text.push_str(&table(
-            &["NODE", "EVICTS", "PRIORITY", "GPUS"],
-            &rows,
-            paint,
-        ));
-    }
+    let rows: Vec<Vec<String>> = all.nodes.iter().flat_map(victim_rows).collect();
+    text.push_str(&victims_table(&rows, paint));
     for on in all.nodes.iter().filter(|on| on.violation_count > 0) {
         let budgets = count(on.violation_count, "disruption budget");
         text.push_str(&format!("on {} that violates {budgets}\n", on.node));

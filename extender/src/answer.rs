@@ -38,7 +38,7 @@ pub struct Service {
     /// Pods that only the wiring keeps out; absent unless we may evict for them.
     pub stranded: Option<Arc<Mutex<Stranded>>>,
     /// The last decisions.
-    pub decisions: Mutex<Records>,
+    pub decisions: Arc<Mutex<Records>>,
     /// Counters and times.
     pub metrics: Arc<Metrics>,
     /// The extended resource.
@@ -61,7 +61,7 @@ impl Service {
             index,
             waiting: Arc::default(),
             stranded: None,
-            decisions: Mutex::default(),
+            decisions: Arc::default(),
             metrics,
             resource,
             preference: Preference::Pack,
@@ -271,6 +271,6 @@ impl Service {
 }
 
 /// Now, as records say it.
-fn timestamp() -> String {
+pub(crate) fn timestamp() -> String {
     jiff::Timestamp::now().to_string()
 }

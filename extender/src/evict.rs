@@ -5,8 +5,8 @@
 //! budgets are respected and nobody else is met. All of a plan are rehearsed (`dryRun`) before the first is
 //! done: what a budget forbids costs nobody anything. The set is kept for the pod before the first victim
 //! leaves, and given up when an eviction is refused. A condition of the pod says that it is kept, so that
-//! whoever leads next keeps it too; who evicted some of the victims and was then killed leaves the others,
-//! and the pod waits until the set is given up before it is helped again.
+//! whoever leads next keeps it too; and where the one before was killed between two victims, it evicts the
+//! others. What was done is recorded beside what the verbs decided.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use berth_extender_core::index::Index;
 use berth_extender_core::leader::Standing;
 use berth_extender_core::pod::Holder;
 use berth_extender_core::preempt::stranded::{Plan, Stranded};
+use berth_extender_core::record::Records;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::Eviction;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions};
@@ -22,7 +23,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use tokio::time::timeout;
 
-use crate::answer::Service;
+use crate::answer::{Service, timestamp};
 use crate::leadership::Leadership;
 use crate::lock;
 use crate::metrics::Metrics;
@@ -41,6 +42,7 @@ pub struct Evictor {
     client: kube::Client,
     index: Arc<Mutex<Index>>,
     stranded: Arc<Mutex<Stranded>>,
+    decisions: Arc<Mutex<Records>>,
     leadership: Arc<Leadership>,
     metrics: Arc<Metrics>,
     events: events::Events,
@@ -90,6 +92,7 @@ impl Evictor {
             client,
             index: service.index.clone(),
             stranded,
+            decisions: service.decisions.clone(),
             leadership: leadership.clone(),
             metrics: service.metrics.clone(),
             has_complained: false,
@@ -111,8 +114,14 @@ impl Evictor {
             return;
         };
         lock(&self.index).hold(&plan.pod.uid, plan.note().hold(now));
-        match self.carry_out(&plan).await {
-            Ok(()) => self.events.waits(&plan).await,
+        let outcome = self.carry_out(&plan).await;
+        let error = outcome.as_ref().err().map(ToString::to_string);
+        lock(&self.decisions).evicted(&plan, timestamp(), error);
+        match outcome {
+            Ok(()) => {
+                lock(&self.stranded).served(&plan);
+                self.events.waits(&plan).await;
+            }
             Err(error) => {
                 // Whoever leads now keeps what the pod says, and so does this replica.
                 if !matches!(error, Error::Deposed) {

@@ -18,7 +18,7 @@ mod why_not;
 
 pub use merit::MeritStory;
 pub use node::{Container, NodeStory};
-pub use preemption::{Evicted, Preemption, Victim};
+pub use preemption::{Evicted, ForWiring, Preemption, Victim};
 pub use sets::{Loss, SetStory};
 
 /// Nodes told one by one; the others are counted.
@@ -58,6 +58,9 @@ pub struct Explanation {
     /// What preempt answered last, where it was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preemption: Option<Preemption>,
+    /// Whom the extender itself evicted last for it, where it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eviction: Option<ForWiring>,
     /// The last bind, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bind: Option<Bind>,
@@ -131,6 +134,7 @@ pub fn explain(records: &[Record], resource: &str, why_not: Option<&str>) -> Opt
     let last = Last::of(records)?;
     let mut explanation = last.summary();
     explanation.preemption = Preemption::last_of(records);
+    explanation.eviction = ForWiring::last_of(records);
     let Some(inputs) = last.filter.inputs() else {
         explanation.why_not = why_not.map(why_not::not_kept);
         return Some(explanation);

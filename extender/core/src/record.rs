@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::bind;
 use crate::decide::{No, Outcome, Verdicts};
+use crate::pod::Holder;
+use crate::preempt::stranded::Plan;
 use crate::preempt::{self, Eviction, Spared};
 use crate::snapshot::Named;
 
@@ -85,6 +87,16 @@ pub enum Decided {
         spared: BTreeMap<String, usize>,
         /// Why, each once.
         reasons: Vec<Reason>,
+    },
+    /// Whom the extender itself evicts, because only the wiring kept the pod out.
+    Evict {
+        /// From which node.
+        node: String,
+        /// The pods, the most important first.
+        victims: Vec<PodUid>,
+        /// Why not all of them were evicted; absent when they were.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
     },
     /// Which GPUs.
     Bind {
@@ -179,21 +191,16 @@ impl Records {
             inexact: bound.inexact.map(|doubt| doubt.kind().to_owned()),
             error: bound.error,
         };
-        let known = self.of_uid(&request.uid);
-        let inputs = inputs.filter(|_| known.is_some());
-        let asked = known.unwrap_or_else(|| {
-            Arc::new(Asked {
-                namespace: request.namespace.clone(),
-                name: request.name.clone(),
-                uid: request.uid.clone(),
-                pod: "{}".to_owned(),
-            })
-        });
-        let nothing = || Basis::Dropped {
-            hash: String::new(),
-        };
-        let basis = inputs.map_or_else(nothing, |inputs| Basis::Kept(Box::new(inputs)));
-        self.push(asked, at, basis, decided);
+        let named = (&*request.namespace, &*request.name);
+        self.push_known(&request.uid, named, at, inputs, decided);
+    }
+
+    /// The evictions of that plan ended. The pod is known from filter.
+    pub fn evicted(&mut self, plan: &Plan, at: String, error: Option<String>) {
+        let (pod, inputs) = (&plan.pod, Some(plan.inputs.clone()));
+        let decided = Decided::evict(&plan.node, &plan.victims, error);
+        let named = (&*pod.namespace, &*pod.name);
+        self.push_known(&pod.uid, named, at, inputs, decided);
     }
 
     /// Every record, oldest first.
@@ -243,6 +250,32 @@ impl Records {
     fn shared(&self, asked: &Asked) -> Arc<Asked> {
         let known = self.of_uid(&asked.uid).filter(|known| **known == *asked);
         known.unwrap_or_else(|| Arc::new(asked.clone()))
+    }
+
+    /// About a pod that is known from an earlier record; without one its inputs are of no use.
+    fn push_known(
+        &mut self,
+        uid: &PodUid,
+        (namespace, name): (&str, &str),
+        at: String,
+        inputs: Option<Inputs>,
+        decided: Decided,
+    ) {
+        let known = self.of_uid(uid);
+        let inputs = inputs.filter(|_| known.is_some());
+        let asked = known.unwrap_or_else(|| {
+            Arc::new(Asked {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+                uid: uid.clone(),
+                pod: "{}".to_owned(),
+            })
+        });
+        let nothing = || Basis::Dropped {
+            hash: String::new(),
+        };
+        let basis = inputs.map_or_else(nothing, |inputs| Basis::Kept(Box::new(inputs)));
+        self.push(asked, at, basis, decided);
     }
 
     fn push(&mut self, asked: Arc<Asked>, at: String, basis: Basis, decided: Decided) {
@@ -347,6 +380,10 @@ impl Record {
                 let victims: usize = victims.map(offered::uid_bytes).sum();
                 names + victims + 128 * reasons.len()
             }
+            Decided::Evict { node, victims, .. } => {
+                let victims: usize = victims.iter().map(offered::uid_bytes).sum();
+                node.len() + victims
+            }
             Decided::Bind { annotation, .. } => annotation.as_ref().map_or(0, |text| text.len()),
         };
         size_of::<Self>() + self.asked.pod.len() + inputs + decided
@@ -387,6 +424,16 @@ impl Decided {
         }
     }
 
+    /// An eviction of ours.
+    #[must_use]
+    pub fn evict(node: &str, victims: &[Arc<Holder>], error: Option<String>) -> Self {
+        Self::Evict {
+            node: node.to_owned(),
+            victims: victims.iter().map(|victim| victim.uid.clone()).collect(),
+            error,
+        }
+    }
+
     /// The verb's name.
     #[must_use]
     pub fn verb(&self) -> &'static str {
@@ -394,6 +441,7 @@ impl Decided {
             Self::Filter { .. } => "filter",
             Self::Prioritize { .. } => "prioritize",
             Self::Preempt { .. } => "preempt",
+            Self::Evict { .. } => "evict",
             Self::Bind { .. } => "bind",
         }
     }

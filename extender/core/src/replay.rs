@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::bind;
 use crate::decide::{self, Ask, NODES_PER_LOOK, No, Outcome};
-use crate::preempt;
+use crate::preempt::{self, Offer, stranded};
 use crate::record::{Decided, Inputs, Reason, Record};
 
 /// How a record compares with its replay.
@@ -78,14 +78,17 @@ fn decide_again(ask: &Ask, inputs: &Inputs, recorded: &Decided) -> Decided {
         }
         Decided::Preempt { .. } => {
             let none = BTreeMap::new();
-            let offered = inputs.offered.as_deref();
-            let terms = offered.map_or_else(|| ask.terms.clone(), |offered| offered.terms.clone());
-            let ask = Ask {
-                terms,
-                ..ask.clone()
-            };
-            let offers = offered.map_or(&none, |offered| &offered.offers);
+            let (ask, offers) = asked_to_preempt(ask, inputs, &none);
             Decided::preempt(&preempt::preempt(&snapshot, &ask, offers))
+        }
+        Decided::Evict { error, .. } => {
+            let none = BTreeMap::new();
+            let (ask, offers) = asked_to_preempt(ask, inputs, &none);
+            let open: Vec<&str> = offers.keys().map(String::as_str).collect();
+            let chosen = stranded::choose(&snapshot, &ask, &inputs.names(), &open);
+            let (node, victims) = chosen.unwrap_or_default();
+            // What became of the calls is not decided here.
+            Decided::evict(node, &victims, error.clone())
         }
         Decided::Bind {
             node,
@@ -111,6 +114,21 @@ fn decide_again(ask: &Ask, inputs: &Inputs, recorded: &Decided) -> Decided {
             }
         }
     }
+}
+
+/// The pod on its own terms, and the nodes that were offered.
+fn asked_to_preempt<'a>(
+    ask: &Ask,
+    inputs: &'a Inputs,
+    none: &'a BTreeMap<String, Offer>,
+) -> (Ask, &'a BTreeMap<String, Offer>) {
+    let offered = inputs.offered.as_deref();
+    let terms = offered.map_or_else(|| ask.terms.clone(), |offered| offered.terms.clone());
+    let ask = Ask {
+        terms,
+        ..ask.clone()
+    };
+    (ask, offered.map_or(none, |offered| &offered.offers))
 }
 
 /// Says that the time is over where it was when the decision was made.

@@ -1,8 +1,12 @@
 //! Evictions against an API server that does them, forbids them, or knows of no such right.
 
-use berth_extender_core::decide::{self, Ask};
+use berth_extender_core::decide::{self, Ask, Preference};
+use berth_extender_core::explain;
 use berth_extender_core::fixtures::*;
 use berth_extender_core::gauges::Gauges;
+use berth_extender_core::record::{Asked, Inputs};
+use berth_extender_core::replay::{Replayed, replay};
+use berth_extender_core::snapshot::Snapshot;
 use k8s_openapi::api::core::v1::Pod as KubePod;
 
 use super::*;
@@ -34,6 +38,7 @@ fn world() -> World {
         client: api.client.clone(),
         index: Arc::new(Mutex::new(index)),
         stranded: Arc::new(Mutex::new(stranded)),
+        decisions: filtered_records(&snapshot, &ask),
         leadership: leading(),
         metrics: Arc::default(),
         events: events::Events::new(api.client.clone()),
@@ -44,6 +49,15 @@ fn world() -> World {
         evictor,
         start,
     }
+}
+
+/// What filter recorded of the refusal.
+fn filtered_records(snapshot: &Snapshot, ask: &Ask) -> Arc<Mutex<Records>> {
+    let mut records = Records::default();
+    let verdicts = decide::filter(snapshot, ask, &["a"]);
+    let inputs = Inputs::of(snapshot, ask, &verdicts.offered, Preference::Pack);
+    records.filtered(&Asked::of(&high()), String::new(), inputs, &verdicts);
+    Arc::new(Mutex::new(records))
 }
 
 fn leading() -> Arc<Leadership> {
@@ -72,7 +86,9 @@ impl World {
     }
 
     fn holds(&self) -> bool {
-        lock(&self.evictor.index).holds_for(&"u-high".into())
+        lock(&self.evictor.index)
+            .hold_of(&"u-high".into())
+            .is_some()
     }
 
     fn refuse(&self, code: u16) {
@@ -108,7 +124,7 @@ fn kept_by_another(world: &World) -> bool {
     let mut index = cluster(&["a"]);
     index.apply_pod(&world.api.pod("high"));
     index.snapshot(Instant::now());
-    index.holds_for(&"u-high".into())
+    index.hold_of(&"u-high".into()).is_some()
 }
 
 #[actix_web::test]
@@ -199,4 +215,29 @@ async fn a_replica_that_does_not_lead_evicts_nobody() {
     world.look(10).await;
     assert!(world.evicted().is_empty());
     assert!(lock(&world.evictor.stranded).is_empty());
+}
+
+#[actix_web::test]
+async fn what_was_done_is_recorded_told_and_decided_the_same_offline() {
+    let mut world = world();
+    world.refuse(429);
+    world.look(10).await;
+    lock(&world.api.state).refused_evictions.clear();
+    world.look(50).await;
+    let records = lock(&world.evictor.decisions).of_pod("ns", "high");
+    let verbs: Vec<&str> = records.iter().map(|one| one.decided.verb()).collect();
+    assert_eq!(verbs, ["filter", "evict", "evict"]);
+    for record in &records {
+        assert_eq!(replay(record, RESOURCE).unwrap(), Replayed::Same);
+    }
+    let told = |records: &[_]| explain::explain(records, RESOURCE, None).unwrap().eviction;
+    let refused = told(&records[..2]).unwrap().error.unwrap();
+    assert!(refused.contains("budget"), "{refused}");
+    let done = told(&records).unwrap();
+    let victims: Vec<&str> = done.on.victims.iter().map(|one| one.name()).collect();
+    assert_eq!((&*done.on.node, victims.len(), done.error), ("a", 2, None));
+    assert!(
+        victims.iter().all(|name| name.starts_with("ns/p")),
+        "{victims:?}"
+    );
 }

@@ -1,4 +1,5 @@
-//! Whom preempt would evict for the pod, where, and why other nodes were left out.
+//! Whom preempt would evict for the pod, where, and why other nodes were left out; and whom the extender
+//! itself evicted for its wiring.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,21 @@ pub struct Preemption {
     pub nodes: Vec<Evicted>,
     /// Nodes that were offered and are left out, by reason.
     pub left_out: BTreeMap<String, Refused>,
+}
+
+/// What the extender evicted itself (`--preempt-for-topology`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ForWiring {
+    /// When it ended, RFC 3339.
+    pub at: String,
+    /// Hash of what was decided from.
+    pub inputs_hash: String,
+    /// From where, and whom.
+    pub on: Evicted,
+    /// Why not all of them were evicted; absent when they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// One node and who would leave it.
@@ -104,6 +120,36 @@ impl Preemption {
             });
         }
         left_out().map(|one| format!("preemption left {node} out: {}", one.message))
+    }
+}
+
+// === impl ForWiring ===
+
+impl ForWiring {
+    /// The last of those records that is an eviction.
+    pub(super) fn last_of(records: &[Record]) -> Option<Self> {
+        records.iter().rev().find_map(Self::of)
+    }
+
+    fn of(record: &Record) -> Option<Self> {
+        let Decided::Evict {
+            node,
+            victims,
+            error,
+        } = &record.decided
+        else {
+            return None;
+        };
+        let eviction = Eviction {
+            victims: victims.clone(),
+            violation_count: 0,
+        };
+        Some(Self {
+            at: record.at.clone(),
+            inputs_hash: record.inputs_hash(),
+            on: Evicted::of(record, node, &eviction),
+            error: error.clone(),
+        })
     }
 }
 

@@ -30,7 +30,7 @@ fn saying(note: &Note, is_kept: bool) -> Pod {
 /// Whether a set is kept at that second of a process that began at `start`.
 fn holds(index: &mut Index, start: Instant, second: u64) -> bool {
     index.snapshot(start + Duration::from_secs(second));
-    index.holds_for(&"u-high".into())
+    index.hold_of(&"u-high".into()).is_some()
 }
 
 #[test]

@@ -60,10 +60,10 @@ impl Index {
         }
     }
 
-    /// Whether a set is kept by [`Self::hold`] for that pod.
+    /// What is kept by [`Self::hold`] for that pod.
     #[must_use]
-    pub fn holds_for(&self, uid: &PodUid) -> bool {
-        self.held.get(uid).is_some()
+    pub fn hold_of(&self, uid: &PodUid) -> Option<&Hold> {
+        self.held.get(uid)
     }
 
     /// Keeps what pods say, and nothing for longer than it is to be kept.

@@ -5,9 +5,14 @@
 //! remembered from what filter answered, and after a while in which nothing else has helped, victims are
 //! chosen by the same function that answers preempt, on the nodes that filter refused.
 //!
+//! A set may be kept for a pod by a process that was killed before all of its victims were evicted. Who
+//! leads next finds that the pod will not fit there though everybody leaves who is leaving, and chooses
+//! again, on that node only.
+//!
 //! ```text
 //! refused ─ 5 s ─► due ─ Plan ─► evicted ─► kept until bound ─┬─► (gone)
-//!    ▲                  │                                     └─ too late ─► refused
+//!    ▲                  │ ▲                                   └─ too late ─► refused
+//!    │                  │ └─ kept, by a process that is no more, and not all evicted
 //!    └─ back off ◄──────┴── a budget, or the API server, says no
 //! ```
 
@@ -23,6 +28,7 @@ use crate::index::Index;
 use crate::pod::Holder;
 use crate::preempt;
 use crate::preempt::search::Cost;
+use crate::record::Inputs;
 use crate::snapshot::Snapshot;
 
 /// How long a pod is refused before anybody is evicted for it. kube-scheduler tries again after 1 and 2
@@ -52,13 +58,17 @@ pub struct Stranded {
     /// Not before then: a pod's node where an eviction was refused.
     backed_off: HashMap<(PodUid, Arc<str>), Instant>,
     planned: Option<Instant>,
+    /// Pods for which all were evicted that had to be.
+    served: HashSet<PodUid>,
 }
 
 #[derive(Debug)]
 struct Refused {
     ask: Ask,
-    /// The pod, unless it waits for victims already.
+    /// The pod, unless it waits for victims that were all evicted.
     pod: Option<Arc<Holder>>,
+    /// Where a set is kept for it already.
+    kept_on: Option<Arc<str>>,
     /// Since when it was refused by every answer.
     since: Instant,
     /// Nodes that would do for kube-scheduler, and could do for us.
@@ -76,6 +86,8 @@ pub struct Plan {
     pub victims: Vec<Arc<Holder>>,
     /// How long its set is to be kept.
     pub hold_for: Duration,
+    /// What it was chosen from.
+    pub inputs: Inputs,
 }
 
 // === impl Stranded ===
@@ -98,6 +110,7 @@ impl Stranded {
         let refused = Refused {
             ask: ask.clone(),
             pod: None,
+            kept_on: None,
             since,
             nodes,
         };
@@ -111,10 +124,14 @@ impl Stranded {
             let pending = record.filter(|pod| {
                 pod.node.is_none() && !pod.is_finished && !pod.holder.terms.is_terminating
             });
-            let idle = pending.filter(|pod| pod.nominated.is_none() && !index.holds_for(uid));
+            let kept = index.hold_of(uid);
+            let is_helped = kept.is_some() && self.served.contains(uid);
+            let idle = pending.filter(|pod| pod.nominated.is_none() && !is_helped);
             refused.pod = idle.map(|pod| pod.holder.clone());
+            refused.kept_on = kept.map(|hold| hold.node.clone());
             pending.is_some()
         });
+        self.served.retain(|uid| index.hold_of(uid).is_some());
         self.backed_off.retain(|_, until| *until > now);
     }
 
@@ -139,6 +156,11 @@ impl Stranded {
         Some(plan)
     }
 
+    /// All of the plan are evicted. They leave when their time is over; nobody is to follow them.
+    pub fn served(&mut self, plan: &Plan) {
+        self.served.insert(plan.pod.uid.clone());
+    }
+
     /// An eviction of the plan was refused.
     pub fn back_off(&mut self, plan: &Plan, now: Instant) {
         let key = (plan.pod.uid.clone(), plan.node.clone());
@@ -149,6 +171,7 @@ impl Stranded {
     pub fn clear(&mut self) {
         self.pods.clear();
         self.backed_off.clear();
+        self.served.clear();
     }
 
     /// Whether nobody waits.
@@ -159,32 +182,45 @@ impl Stranded {
 
     fn plan(&self, refused: &Refused, snapshot: &Snapshot) -> Option<Plan> {
         let (ask, pod) = (&refused.ask, refused.pod.as_ref()?);
-        // Where it fits now, or will when those are gone that are leaving, nobody else has to go.
-        let will_fit = |name: &Arc<str>| {
-            decide::judge_without(snapshot, ask, name, &leaving(snapshot, name)).is_ok()
-        };
-        if refused.nodes.iter().any(will_fit) {
-            return None;
-        }
+        let nodes: Vec<&str> = refused.nodes.iter().map(|name| &**name).collect();
         let is_open = |name: &&Arc<str>| {
             let key = (ask.uid.clone(), (*name).clone());
-            !is_held(snapshot, name) && !self.backed_off.contains_key(&key)
+            let is_kept_elsewhere = refused.kept_on.as_ref().is_some_and(|kept| kept != *name);
+            !is_kept_elsewhere && !self.backed_off.contains_key(&key)
         };
-        let best = refused.nodes.iter().filter(is_open).filter_map(|name| {
-            let (cost, victims) = preempt::propose(snapshot, ask, name)?;
-            (cost.violation_count == 0).then_some((cost, name, victims))
-        });
-        let key = |(cost, name, _): &(Cost, &Arc<str>, _)| (*cost, (*name).clone());
-        let (_, node, victims) = best.min_by_key(key)?;
-        let staying = victims
-            .into_iter()
-            .filter(|victim| !victim.terms.is_terminating);
-        Some(Plan::new(
-            pod.clone(),
-            node.clone(),
-            staying.cloned().collect(),
-        ))
+        let open = refused.nodes.iter().filter(is_open);
+        let open: Vec<&str> = open.map(|name| &**name).collect();
+        let (node, victims) = choose(snapshot, ask, &nodes, &open)?;
+        let inputs = Inputs::of_eviction(snapshot, ask, &nodes, &open);
+        Some(Plan::new(pod.clone(), node.into(), victims, inputs))
     }
+}
+
+/// The node of `open` where it costs least to make room for the pod, and who has to leave it, the most
+/// important first. Nobody has to while the pod fits one of `nodes`, or will when those are gone that are
+/// leaving.
+#[must_use]
+pub fn choose<'a>(
+    snapshot: &Snapshot,
+    ask: &Ask,
+    nodes: &[&str],
+    open: &[&'a str],
+) -> Option<(&'a str, Vec<Arc<Holder>>)> {
+    let will_fit =
+        |name: &&str| decide::judge_without(snapshot, ask, name, &leaving(snapshot, name)).is_ok();
+    if nodes.iter().any(will_fit) {
+        return None;
+    }
+    let free = open.iter().filter(|name| !is_held(snapshot, ask, name));
+    let best = free.filter_map(|name| {
+        let (cost, victims) = preempt::propose(snapshot, ask, name)?;
+        (cost.violation_count == 0).then_some((cost, *name, victims))
+    });
+    let (_, node, victims) = best.min_by_key(|(cost, name, _): &(Cost, &str, _)| (*cost, *name))?;
+    let staying = victims
+        .into_iter()
+        .filter(|victim| !victim.terms.is_terminating);
+    Some((node, staying.cloned().collect()))
 }
 
 /// Nodes where pods that leave would change the answer. kube-scheduler's own filters have passed them.
@@ -202,12 +238,13 @@ fn refused_by_wiring(verdicts: &Verdicts<'_>) -> Vec<Arc<str>> {
 }
 
 /// Whether pods are being evicted from that node for another already.
-fn is_held(snapshot: &Snapshot, name: &str) -> bool {
-    let mut promises = snapshot
+fn is_held(snapshot: &Snapshot, ask: &Ask, name: &str) -> bool {
+    let promises = snapshot
         .node(name)
         .into_iter()
         .flat_map(|node| &node.promises);
-    promises.any(|promise| !promise.nominee.victims.is_empty())
+    let mut nominees = promises.map(|promise| &promise.nominee);
+    nominees.any(|nominee| nominee.uid != ask.uid && !nominee.victims.is_empty())
 }
 
 /// Pods of a node that are leaving anyway.
@@ -223,7 +260,7 @@ fn leaving(snapshot: &Snapshot, name: &str) -> HashSet<PodUid> {
 // === impl Plan ===
 
 impl Plan {
-    fn new(pod: Arc<Holder>, node: Arc<str>, victims: Vec<Arc<Holder>>) -> Self {
+    fn new(pod: Arc<Holder>, node: Arc<str>, victims: Vec<Arc<Holder>>, inputs: Inputs) -> Self {
         let graces = victims.iter().map(|victim| victim.terms.grace_seconds);
         let grace_seconds = graces.max().unwrap_or(0).min(HOLD_GRACE_SECONDS_MAX);
         Self {
@@ -231,6 +268,7 @@ impl Plan {
             node,
             victims,
             hold_for: Duration::from_secs(u64::from(grace_seconds)) + HOLD_MARGIN,
+            inputs,
         }
     }
 

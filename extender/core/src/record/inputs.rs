@@ -23,7 +23,7 @@ pub struct Inputs {
     pub view: Snapshot,
     /// Which of equally wired nodes comes first.
     pub preference: Preference,
-    /// What preempt was asked; absent for the other verbs.
+    /// What preempt was asked, or an eviction was open to; absent for the other verbs.
     pub offered: Option<Arc<Offered>>,
 }
 

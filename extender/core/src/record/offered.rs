@@ -1,4 +1,4 @@
-//! What preempt was asked beside its nodes.
+//! What preempt was asked beside its nodes, and what an eviction for the wiring was chosen from.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub struct Offered {
     /// On what terms the pod asks: ports and affinity are in no other part of a record.
     #[serde(with = "shared")]
     pub terms: Arc<Terms>,
-    /// What kube-scheduler offers, by node.
+    /// What kube-scheduler offers, by node; for an eviction, the nodes that were open to it.
     pub offers: BTreeMap<String, Offer>,
     /// The budgets that any pod with GPUs on those nodes takes from.
     #[serde(with = "shared")]
@@ -63,7 +63,29 @@ impl Inputs {
     #[must_use]
     pub fn of_preempt(snapshot: &Snapshot, ask: &Ask, offers: &BTreeMap<String, Offer>) -> Self {
         let named = offers.keys().map(|name| snapshot.one(name));
-        let candidates: Vec<Candidate> = named.map(Candidate::of).collect();
+        Self::of_offers(snapshot, ask, named.map(Candidate::of).collect(), offers)
+    }
+
+    /// The nodes that refused the pod, what else [`stranded::choose`] depends on, and as an offer without
+    /// victims each node that was open to it.
+    ///
+    /// [`stranded::choose`]: crate::preempt::stranded::choose
+    #[must_use]
+    pub fn of_eviction(snapshot: &Snapshot, ask: &Ask, nodes: &[&str], open: &[&str]) -> Self {
+        let named = nodes.iter().map(|name| snapshot.one(name));
+        let offers = open
+            .iter()
+            .map(|name| ((*name).to_owned(), Offer::default()));
+        let candidates = named.map(Candidate::of).collect();
+        Self::of_offers(snapshot, ask, candidates, &offers.collect())
+    }
+
+    fn of_offers(
+        snapshot: &Snapshot,
+        ask: &Ask,
+        candidates: Vec<Candidate>,
+        offers: &BTreeMap<String, Offer>,
+    ) -> Self {
         let states = candidates.iter().filter_map(Candidate::state);
         let holders = states.flat_map(|state| &state.holders);
         let budgets = snapshot.budgets.over(holders.map(|holder| &**holder));

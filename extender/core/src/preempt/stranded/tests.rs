@@ -150,6 +150,7 @@ fn one_plan_at_a_time_for_a_pod_and_on_a_node() {
     assert_eq!(plan.pod.name, "high", "the higher priority comes first");
     let now = world.at(10);
     world.index.hold(&plan.pod.uid, plan.note().hold(now));
+    world.stranded.served(&plan);
     assert_eq!(
         world.due(12),
         None,
@@ -200,4 +201,48 @@ fn the_set_is_kept_for_the_victims_grace_and_a_minute() {
         world.plan(10).unwrap().hold_for,
         Duration::from_secs(30 + 60)
     );
+}
+
+/// Another process said that it keeps a set, evicted `p0`, and was killed.
+fn cut_off() -> World {
+    let mut world = World::of(fragmented());
+    let note = Note {
+        node: "a".to_owned(),
+        victims: ["u-p0".into(), "u-p1".into()].into(),
+        seconds: 90,
+    };
+    let start = world.start;
+    world.index.hold(&"u-high".into(), note.hold(start));
+    world.index.delete_pod("u-p0");
+    world
+}
+
+#[test]
+fn where_another_process_was_killed_between_two_victims_the_rest_is_evicted_there() {
+    let mut world = cut_off();
+    world.filter(&high(), 0);
+    assert_eq!(world.due(4), None);
+    let plan = world.plan(6).unwrap();
+    assert_eq!((&*plan.node, plan.victims.len()), ("a", 1));
+    assert_eq!(plan.victims[0].name, "p1");
+    let now = world.at(6);
+    world.index.hold(&plan.pod.uid, plan.note().hold(now));
+    world.stranded.served(&plan);
+    world.filter(&high(), 8);
+    assert_eq!(world.due(9), None, "p1 was only not seen to leave yet");
+}
+
+#[test]
+fn while_a_set_is_kept_on_one_node_nobody_leaves_another() {
+    let mut world = World::of(fragmented());
+    let note = Note {
+        node: "b".to_owned(),
+        victims: ["u-q".into()].into(),
+        seconds: 90,
+    };
+    world.index.hold(&"u-high".into(), note.hold(world.start));
+    world.filter(&high(), 0);
+    assert_eq!(world.due(10), None);
+    world.index.let_go(&"u-high".into());
+    assert!(world.due(20).is_some());
 }
