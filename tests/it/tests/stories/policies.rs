@@ -6,6 +6,7 @@ use berth_it::cluster::{AGENT_ACCOUNT, Cluster, NAMESPACE, SCHEDULER_ACCOUNT, to
 use berth_it::kubelet::join_node;
 use berth_it::pods;
 use berth_it::story::story;
+use berth_topology::claim::PodClaim;
 use berth_topology::names;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -170,6 +171,22 @@ fn the_extender_may_poke_a_node_and_do_nothing_else_to_it() -> Result<()> {
             "nothing of a Node but",
             label(&extender, "node", "berth.dev/x").await,
         )
+    })
+}
+
+/// The example has never run on a GPU; what it asks is at least a Pod, and reads as four ranks.
+#[test]
+fn the_example_that_runs_vllm_is_a_pod_and_asks_for_four_linked_gpus() -> Result<()> {
+    story(async |stage| {
+        let cluster = Cluster::start(stage).await?;
+        let file = "scheduler-config/optional/vllm-pod.yaml";
+        berth_it::manifests::apply_files(cluster.admin(), &[file], &[]).await?;
+        let pod = pods::api(cluster.admin()).get("vllm").await?;
+        let claim = PodClaim::of_pod(&pod, names::DEFAULT_RESOURCE)?;
+        let asked: Vec<_> = claim.containers.iter().map(|one| &one.claim).collect();
+        ensure!(claim.gpu_count() == 4 && asked.len() == 1, "{claim:?}");
+        ensure!(asked[0].tensor_parallel_size == Some(4), "{claim:?}");
+        Ok(())
     })
 }
 
