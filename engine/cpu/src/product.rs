@@ -23,7 +23,18 @@ use crate::team::{Team, Worker};
 use crate::tier::Tier;
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod chunk;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod portable;
+
+pub use chunk::Tuning;
 
 use activations::{Activations, Filled};
 
@@ -34,11 +45,13 @@ const STRIP: usize = 16;
 #[derive(Debug)]
 pub struct Products {
     tier: Tier,
+    tuning: Tuning,
     activations: Activations,
 }
 
 /// Some outputs of one panel, for all rows.
 struct Task<'a> {
+    tuning: Tuning,
     form: Form,
     inputs: usize,
     rows: usize,
@@ -66,9 +79,19 @@ impl Products {
     /// When this machine does not have the tier.
     #[must_use]
     pub fn new(tier: Tier) -> Self {
+        Self::tuned(tier, Tuning::default())
+    }
+
+    /// With the kernels of `tier` as calibration or a flag chose them.
+    ///
+    /// # Panics
+    /// When this machine does not have the tier.
+    #[must_use]
+    pub fn tuned(tier: Tier, tuning: Tuning) -> Self {
         assert!(tier.is_here(), "tier {tier} was checked before it is used");
         Self {
             tier,
+            tuning,
             activations: Activations::default(),
         }
     }
@@ -90,7 +113,7 @@ impl Products {
         let rows = x.len() / matrix.inputs().max(1);
         assert_eq!(x.len(), rows * matrix.inputs(), "whole rows of activations");
         assert_eq!(out.len(), rows * matrix.outputs(), "room for every output");
-        let tier = self.tier;
+        let (tier, tuning) = (self.tier, self.tuning);
         let filling = self
             .activations
             .filling(matrix.form(), tier, (rows, matrix.inputs()));
@@ -102,7 +125,10 @@ impl Products {
             // read.
             let filled = unsafe { filling.seen() };
             for strips in pieces(worker, matrix) {
-                let task = Task::new(matrix, rows, strips, filled, &out);
+                let task = Task {
+                    tuning,
+                    ..Task::new(matrix, rows, strips, filled, &out)
+                };
                 task.compute(tier);
             }
         });
@@ -141,6 +167,7 @@ impl<'a> Task<'a> {
         let (first, width) = (strips.start * STRIP, strips.len() * STRIP);
         let out_start = panel * PANEL + first;
         Self {
+            tuning: Tuning::default(),
             form: matrix.form(),
             inputs: matrix.inputs(),
             rows,
@@ -156,10 +183,25 @@ impl<'a> Task<'a> {
     }
 
     fn compute(&self, tier: Tier) {
-        match (tier, self.form) {
-            (_, Form::Bf16) => portable::bf16(self),
-            (_, Form::Int8 | Form::Int4 | Form::Int4Min) => portable::codes(self),
+        match self.form {
+            Form::Bf16 => self.compute_bf16(tier),
+            Form::Int8 | Form::Int4 | Form::Int4Min => portable::codes(self),
         }
+    }
+
+    fn compute_bf16(&self, tier: Tier) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `Products` is only made of a tier that the CPU has.
+        unsafe {
+            match tier {
+                Tier::Avx512Bf16 => return avx512::bf16_dot(self),
+                Tier::Avx512Vnni | Tier::Avx512 => return avx512::bf16_fused(self),
+                Tier::Avx2 => return avx2::bf16(self),
+                Tier::Portable => {}
+            }
+        }
+        debug_assert_eq!(tier, Tier::Portable);
+        portable::bf16(self);
     }
 
     /// Where the outputs of `row` go.

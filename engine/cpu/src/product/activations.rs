@@ -18,6 +18,7 @@ const INFINITE: u32 = 0xff << 23;
 /// The buffers, which only grow.
 #[derive(Debug, Default)]
 pub(super) struct Activations {
+    rounded: Vec<u16>,
     values: Vec<f32>,
     codes: Vec<i8>,
     scales: Vec<f32>,
@@ -32,6 +33,7 @@ pub(super) struct Filling<'a> {
     tier: Tier,
     rows: usize,
     inputs: usize,
+    rounded: Parts<'a, u16>,
     values: Parts<'a, f32>,
     codes: Parts<'a, i8>,
     scales: Parts<'a, f32>,
@@ -42,7 +44,10 @@ pub(super) struct Filling<'a> {
 /// The buffers of one product, full. Those of other forms are empty.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Filled<'a> {
-    /// Rounded to bf16: `(rows, inputs)`, an odd number of inputs filled up with a zero.
+    /// bf16 for kernels that multiply bf16: `(rows, inputs)`, an odd number of inputs filled up
+    /// with a zero.
+    pub(super) rounded: &'a [u16],
+    /// The same values in f32, for kernels that multiply f32.
     pub(super) values: &'a [f32],
     /// `(rows, inputs)`.
     pub(super) codes: &'a [i8],
@@ -57,6 +62,7 @@ pub(super) struct Filled<'a> {
 /// What activations become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum As {
+    Rounded,
     Values,
     Codes,
 }
@@ -71,9 +77,10 @@ impl Activations {
         tier: Tier,
         (rows, inputs): (usize, usize),
     ) -> Filling<'_> {
-        let as_what = match form {
-            Form::Bf16 => As::Values,
-            Form::Int8 | Form::Int4 | Form::Int4Min => As::Codes,
+        let as_what = match (form, tier) {
+            (Form::Bf16, Tier::Avx512Bf16) => As::Rounded,
+            (Form::Bf16, _) => As::Values,
+            (Form::Int8 | Form::Int4 | Form::Int4Min, _) => As::Codes,
         };
         let padded = rows * inputs.next_multiple_of(2);
         let (codes, blocks) = (rows * inputs, rows * inputs.div_ceil(BLOCK));
@@ -83,6 +90,7 @@ impl Activations {
             tier,
             rows,
             inputs,
+            rounded: room(&mut self.rounded, of(As::Rounded, padded)),
             values: room(&mut self.values, of(As::Values, padded)),
             codes: room(&mut self.codes, of(As::Codes, codes)),
             scales: room(&mut self.scales, of(As::Codes, blocks)),
@@ -122,6 +130,12 @@ impl Filling<'_> {
         let padded = padded..padded + x.len().next_multiple_of(2);
         // SAFETY (all below): blocks do not overlap, and each is in one worker's share.
         match self.as_what {
+            As::Rounded => {
+                // SAFETY: as above.
+                let into = unsafe { self.rounded.part(padded) };
+                into.last_mut().into_iter().for_each(|odd| *odd = 0);
+                into.iter_mut().zip(x).for_each(|(to, x)| *to = round(*x));
+            }
             As::Values => {
                 // SAFETY: as above.
                 let into = unsafe { self.values.part(padded) };
@@ -153,6 +167,7 @@ impl Filling<'_> {
         // SAFETY: nobody writes any more, by the caller's promise.
         unsafe {
             Filled {
+                rounded: self.rounded.seen(),
                 values: self.values.seen(),
                 codes: self.codes.seen(),
                 scales: self.scales.seen(),
