@@ -29,10 +29,14 @@ mod avx2;
 mod avx512;
 mod chunk;
 #[cfg(target_arch = "x86_64")]
+mod codes;
+#[cfg(target_arch = "x86_64")]
 mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 pub use chunk::Tuning;
 
@@ -185,7 +189,7 @@ impl<'a> Task<'a> {
     fn compute(&self, tier: Tier) {
         match self.form {
             Form::Bf16 => self.compute_bf16(tier),
-            Form::Int8 | Form::Int4 | Form::Int4Min => portable::codes(self),
+            Form::Int8 | Form::Int4 | Form::Int4Min => self.compute_codes(tier),
         }
     }
 
@@ -202,6 +206,21 @@ impl<'a> Task<'a> {
         }
         debug_assert_eq!(tier, Tier::Portable);
         portable::bf16(self);
+    }
+
+    fn compute_codes(&self, tier: Tier) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `Products` is only made of a tier that the CPU has.
+        unsafe {
+            match tier {
+                Tier::Avx512Bf16 | Tier::Avx512Vnni => return avx512::codes_vnni(self),
+                Tier::Avx512 => return avx512::codes_pairwise(self),
+                Tier::Avx2 => return avx2::codes(self),
+                Tier::Portable => {}
+            }
+        }
+        debug_assert_eq!(tier, Tier::Portable);
+        portable::codes(self);
     }
 
     /// Where the outputs of `row` go.

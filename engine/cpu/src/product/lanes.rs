@@ -1,7 +1,7 @@
 //! What kernels ask of a set of vector instructions.
 //!
 //! Kernels are written once over these traits. Every method is inlined into a function that
-//! enables the instructions; called from elsewhere they would be undefined.
+//! enables the instructions; called from elsewhere it would be undefined.
 #![allow(
     unsafe_code,
     reason = "vector instructions and the addresses that they read"
@@ -9,28 +9,49 @@
 
 use super::activations::Filled;
 
-/// Adds products of bf16 pairs to sums, one output in each lane.
-pub(super) trait PairLanes {
-    /// One f32 for each output.
+/// A vector of f32 sums, one output in each lane.
+pub(super) trait Vector {
+    /// The vector.
     type Sums: Copy;
+    /// Outputs in it.
+    const LANES: usize;
+
+    /// # Safety
+    /// The CPU has the instructions.
+    unsafe fn zero() -> Self::Sums;
+
+    /// Fewer than there are lanes are the first ones.
+    ///
+    /// # Safety
+    /// The CPU has the instructions.
+    unsafe fn load(from: &[f32]) -> Self::Sums;
+
+    /// Fewer than there are lanes are the first ones.
+    ///
+    /// # Safety
+    /// The CPU has the instructions.
+    unsafe fn store(sums: Self::Sums, into: &mut [f32]);
+}
+
+/// A vector's sums.
+pub(super) type Sums<V> = <V as Vector>::Sums;
+
+/// Adds products of bf16 pairs to sums.
+pub(super) trait PairLanes {
+    /// Of sums.
+    type Vector: Vector;
     /// A pair of weights for each output.
     type Weights: Copy;
     /// A pair of activations, the same in each lane.
     type Pair: Copy;
     /// What activations are stored as.
     type Stored: Copy;
-    /// Outputs in a vector.
-    const LANES: usize;
-    /// Vectors of sums that fit the registers beside what else is needed, for tiles of 1, 2, … rows
-    /// by so many vectors; as many rows as there are entries are computed together.
+    /// How many vectors of sums of one row have room in the registers, by the number of rows that
+    /// are computed together: 1, 2, …
     const TILES: &'static [usize];
 
     /// The activations that these lanes read.
     fn stored<'a>(x: &Filled<'a>) -> &'a [Self::Stored];
-
-    /// # Safety
-    /// The CPU has the instructions.
-    unsafe fn zero() -> Self::Sums;
 
     /// # Safety
     /// The CPU has the instructions, and `weights` points to a pair for each lane.
@@ -44,17 +65,76 @@ pub(super) trait PairLanes {
     ///
     /// # Safety
     /// The CPU has the instructions.
-    unsafe fn add(sums: Self::Sums, weights: Self::Weights, pair: Self::Pair) -> Self::Sums;
+    unsafe fn add(
+        sums: Sums<Self::Vector>,
+        weights: Self::Weights,
+        pair: Self::Pair,
+    ) -> Sums<Self::Vector>;
+}
 
-    /// Fewer than there are lanes are the first ones.
+/// Adds exact products of codes to integers, and blocks of those to sums.
+pub(super) trait CodeLanes {
+    /// Of sums.
+    type Vector: Vector;
+    /// An i32 for each output.
+    type Dots: Copy;
+    /// Four codes for each output.
+    type Codes: Copy;
+    /// Four activations, the same in each lane.
+    type Quad: Copy;
+    /// As [`PairLanes::TILES`].
+    const TILES: &'static [usize];
+    /// Whether codes of 8 bits are multiplied as they are stored, 128 above their value.
+    const BYTES_KEEP_OFFSET: bool;
+
+    /// # Safety
+    /// The CPU has the instructions.
+    unsafe fn all(value: i32) -> Self::Dots;
+
+    /// Codes of 8 bits.
+    ///
+    /// # Safety
+    /// The CPU has the instructions, and `codes` points to four for each lane.
+    unsafe fn bytes(codes: *const u8) -> Self::Codes;
+
+    /// Codes of 4 bits: those of the low halves, and those of the high ones.
+    ///
+    /// # Safety
+    /// As [`Self::bytes`].
+    unsafe fn halves(codes: *const u8) -> [Self::Codes; 2];
+
+    /// # Safety
+    /// The CPU has the instructions, and `x` points to four codes.
+    unsafe fn quad(x: *const i8) -> Self::Quad;
+
+    /// Adds the four products of each lane.
     ///
     /// # Safety
     /// The CPU has the instructions.
-    unsafe fn load(from: &[f32]) -> Self::Sums;
+    unsafe fn add(dots: Self::Dots, codes: Self::Codes, quad: Self::Quad) -> Self::Dots;
 
-    /// Fewer than there are lanes are the first ones.
+    /// # Safety
+    /// The CPU has the instructions, and `halves` points to an f16 for each lane.
+    unsafe fn widen(halves: *const u8) -> Sums<Self::Vector>;
+
+    /// `sums + dots · (scale · scales)`, the last two steps as one.
     ///
     /// # Safety
     /// The CPU has the instructions.
-    unsafe fn store(sums: Self::Sums, into: &mut [f32]);
+    unsafe fn add_scaled(
+        sums: Sums<Self::Vector>,
+        dots: Self::Dots,
+        scale: f32,
+        scales: Sums<Self::Vector>,
+    ) -> Sums<Self::Vector>;
+
+    /// `sums + minimums · factor` as one step.
+    ///
+    /// # Safety
+    /// The CPU has the instructions.
+    unsafe fn add_minimums(
+        sums: Sums<Self::Vector>,
+        minimums: Sums<Self::Vector>,
+        factor: f32,
+    ) -> Sums<Self::Vector>;
 }

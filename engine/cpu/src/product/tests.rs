@@ -17,6 +17,7 @@ struct Case {
     inputs: usize,
     seed: u64,
     kind: Kind,
+    chunk_bytes: usize,
 }
 
 /// Where numbers come from.
@@ -24,6 +25,8 @@ struct Case {
 enum Kind {
     /// As in models.
     Plain,
+    /// So small that scales in f16 are denormal.
+    Tiny,
     /// Any exponent: denormals, zeros, products that overflow and underflow.
     Wild,
 }
@@ -44,6 +47,7 @@ impl Numbers {
         let bits = self.next();
         match kind {
             Kind::Plain => f32::from_bits(0x3f80_0000 | bits >> 9) * 2.0 - 3.0,
+            Kind::Tiny => self.value(Kind::Plain) * 1.0e-4,
             Kind::Wild if bits.is_multiple_of(9) => 0.0,
             Kind::Wild => {
                 // Of one exponent in 13 either side of where products leave the normal range.
@@ -64,10 +68,10 @@ impl Case {
 
     fn weights(&self, output: usize) -> Vec<f32> {
         let mut numbers = Numbers(self.seed ^ (output as u64 + 1) << 32);
-        let kind = if self.form == Form::Bf16 {
-            self.kind
-        } else {
-            Kind::Plain
+        let kind = match self.kind {
+            // A scale in f16 cannot be that great.
+            Kind::Wild if self.form != Form::Bf16 => Kind::Tiny,
+            kind => kind,
         };
         (0..self.inputs).map(|_| numbers.value(kind)).collect()
     }
@@ -84,7 +88,11 @@ impl Case {
         let mut team = Team::new(Some(workers)).expect("threads");
         let matrix = self.pack(&mut team);
         let mut out = vec![f32::NAN; self.rows * self.outputs];
-        Products::new(tier).product(&mut team, &matrix, &self.x(), &mut out);
+        let tuning = Tuning {
+            chunk_bytes: self.chunk_bytes,
+            ..Tuning::default()
+        };
+        Products::tuned(tier, tuning).product(&mut team, &matrix, &self.x(), &mut out);
         bits(&out)
     }
 
@@ -192,27 +200,30 @@ fn scale_of(form: Form, weights: &[f32]) -> (f32, f32) {
 
 fn case() -> impl Strategy<Value = Case> {
     let form = prop::sample::select(&FORMS);
-    let kind = prop::sample::select(&[Kind::Plain, Kind::Wild]);
+    let kind = prop::sample::select(&[Kind::Plain, Kind::Tiny, Kind::Wild]);
+    let chunk_bytes = prop::sample::select(&[1, 5000, 1 << 20]);
     (
         form,
         1..20_usize,
         1..200_usize,
         1..100_usize,
-        any::<u64>(),
-        kind,
+        (any::<u64>(), kind, chunk_bytes),
     )
-        .prop_map(|(form, rows, outputs, inputs, seed, kind)| Case {
-            form,
-            rows,
-            outputs,
-            inputs: if form == Form::Bf16 {
-                inputs
-            } else {
-                inputs.div_ceil(16) * BLOCK
+        .prop_map(
+            |(form, rows, outputs, inputs, (seed, kind, chunk_bytes))| Case {
+                form,
+                rows,
+                outputs,
+                inputs: if form == Form::Bf16 {
+                    inputs
+                } else {
+                    inputs.div_ceil(16) * BLOCK
+                },
+                seed,
+                kind,
+                chunk_bytes,
             },
-            seed,
-            kind,
-        })
+        )
 }
 
 proptest! {
