@@ -180,7 +180,10 @@ fn the_example_that_runs_vllm_is_a_pod_and_asks_for_four_linked_gpus() -> Result
     story(async |stage| {
         let cluster = Cluster::start(stage).await?;
         let file = "scheduler-config/optional/vllm-pod.yaml";
-        berth_it::manifests::apply_files(cluster.admin(), &[file], &[]).await?;
+        for mut object in berth_it::manifests::read(file, &[])? {
+            object["metadata"]["namespace"] = json!(pods::NAMESPACE);
+            berth_it::manifests::apply(cluster.admin(), &object).await?;
+        }
         let pod = pods::api(cluster.admin()).get("vllm").await?;
         let claim = PodClaim::of_pod(&pod, names::DEFAULT_RESOURCE)?;
         let asked: Vec<_> = claim.containers.iter().map(|one| &one.claim).collect();
