@@ -1,5 +1,7 @@
 //! The generated cluster: what stands where, and which pod comes or goes next.
 
+use k8s_openapi::api::core::v1::Pod;
+
 use crate::Outcome;
 use crate::api::{Change, Objects};
 use crate::objects::{self, MachineTemplate, NodeTemplate};
@@ -11,6 +13,8 @@ const MACHINES: [&str; 4] = ["dgx-h100", "dgx1-v100", "dgx-a100", "pix-8"];
 const EMPTY_EVERY: usize = 5;
 /// GPUs that a resident pod holds: one or two.
 const GPUS_OF_POD: [usize; 2] = [1, 2];
+/// Pods of one group, where there are groups.
+const GROUP_SIZE: usize = 8;
 
 /// Names are `gpu-node-00000` and on.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ pub(crate) struct Cluster {
     node_template: NodeTemplate,
     /// Grows with every pod.
     pod_count: usize,
+    /// Whether each [`GROUP_SIZE`] pods that came one after the other work together.
+    is_grouped: bool,
 }
 
 /// One node.
@@ -35,7 +41,12 @@ struct Node {
 // === impl Cluster ===
 
 impl Cluster {
-    pub(crate) fn generate(nodes: usize, pods: usize, seed: u64) -> Outcome<Self> {
+    pub(crate) fn generate(
+        nodes: usize,
+        pods: usize,
+        seed: u64,
+        is_grouped: bool,
+    ) -> Outcome<Self> {
         let machines: Vec<MachineTemplate> = MACHINES
             .iter()
             .map(|name| MachineTemplate::read(name))
@@ -51,6 +62,7 @@ impl Cluster {
             machines,
             node_template: NodeTemplate::new(),
             pod_count: 0,
+            is_grouped,
         };
         let crowded: Vec<usize> = (0..nodes)
             .filter(|number| number % EMPTY_EVERY != 0)
@@ -96,6 +108,14 @@ impl Cluster {
         chosen
             .map(|place| self.nodes[*place].name.as_str())
             .collect()
+    }
+
+    /// The pod as one that joins a group of those that run, where there are groups.
+    pub(crate) fn joining(&self, pod: Pod, number: usize) -> Pod {
+        match self.is_grouped {
+            true => objects::grouped(pod, number % (self.pod_count / GROUP_SIZE).max(1)),
+            false => pod,
+        }
     }
 
     /// Those nodes whole.
@@ -161,6 +181,9 @@ impl Cluster {
             .map(|(uuid, _)| uuid)
             .collect();
         let mut pod = objects::bound(objects::pod(name, held.len())?, &node.name, &held);
+        if let (true, Some(number)) = (self.is_grouped, number_of(name)) {
+            pod = objects::grouped(pod, number / GROUP_SIZE);
+        }
         pod.metadata.resource_version = Some(version.to_string());
         Ok(serde_json::to_string(&pod)?)
     }
@@ -176,6 +199,11 @@ impl Node {
         names.dedup();
         names.into_iter()
     }
+}
+
+/// Which pod of that name came: pods are numbered.
+fn number_of(name: &str) -> Option<usize> {
+    name.rsplit('-').next()?.parse().ok()
 }
 
 /// Where a node was full, a pod comes that has no node yet.

@@ -52,6 +52,9 @@ struct Args {
     /// Whole Node objects in one request (nodeCacheCapable: false); 0 leaves this round out.
     #[arg(long, default_value_t = 500)]
     whole: usize,
+    /// Let the cluster's pods work in groups of eight (berth.dev/group), and each pod that asks join one.
+    #[arg(long)]
+    grouped: bool,
     /// Pairs of filter and prioritize in one round.
     #[arg(long, default_value_t = 2_000)]
     requests: usize,
@@ -86,13 +89,14 @@ fn main() -> Outcome<()> {
         "generating {} nodes and {} pods",
         args.nodes, args.pods
     ));
-    let cluster = Cluster::generate(args.nodes, args.pods, args.seed)?;
+    let cluster = Cluster::generate(args.nodes, args.pods, args.seed, args.grouped)?;
     let api = Api::serve(cluster.objects(), args.api_port)?;
     say(&format!("its API server: {}", api.url));
 
     let mut report = facts::facts();
     report["nodes"] = json!(args.nodes);
     report["pods"] = json!(args.pods);
+    report["grouped"] = json!(args.grouped);
     report["load_before"] = load_before;
     let mut ours = start(&args, &api, &mut report)?;
     play(&args, cluster, &api, ours.as_mut(), &mut report)?;

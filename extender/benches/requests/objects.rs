@@ -158,6 +158,13 @@ pub(crate) fn pod(name: &str, gpu_count: usize) -> Outcome<Pod> {
     }))?)
 }
 
+/// The same pod, working with the other pods of that group.
+pub(crate) fn grouped(mut pod: Pod, group: usize) -> Pod {
+    let annotations = pod.metadata.annotations.get_or_insert_default();
+    annotations.insert(names::GROUP_ANNOTATION.to_owned(), format!("job-{group}"));
+    pod
+}
+
 /// The same pod, running on that node with those GPUs.
 pub(crate) fn bound(mut pod: Pod, node: &str, gpus: &[String]) -> Pod {
     let rank = |(rank, gpu): (usize, &String)| Rank {

@@ -177,7 +177,7 @@ impl Round {
                 &format!("asks-{}-{number}", self.count),
                 [1, 2, 4, 8][number % 4],
             )?;
-            let pod = serde_json::to_string(&pod)?;
+            let pod = serde_json::to_string(&cluster.joining(pod, number))?;
             for (target, tally) in targets.iter().zip(&mut tallies) {
                 let exchange = target.exchange(&pod, &nodes, self.form);
                 if number >= WARM_UP {
