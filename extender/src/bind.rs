@@ -23,9 +23,13 @@ use tokio::time::timeout;
 use crate::leadership::Leadership;
 use crate::lock;
 use crate::metrics::Metrics;
+use turns::{TURN_MAX, Turns};
 
-// One POST and two reads stay below kube-scheduler's `httpTimeout` of 5 s, so that it hears the truth.
-const _: () = assert!(POST_MAX.as_millis() + 2 * READ_MAX.as_millis() < 5_000);
+mod turns;
+
+// A turn, one POST and two reads stay below kube-scheduler's `httpTimeout` of 5 s, so that it hears the truth.
+const _: () =
+    assert!(TURN_MAX.as_millis() + POST_MAX.as_millis() + 2 * READ_MAX.as_millis() < 5_000);
 /// Bindings at once. kube-scheduler has no bound of its own: a large group binds all its pods together.
 const AT_ONCE_MAX: usize = 256;
 
@@ -39,6 +43,7 @@ pub struct Binder {
     leadership: Option<Arc<Leadership>>,
     at_once: Arc<Semaphore>,
     sent: Arc<Mutex<Sent>>,
+    turns: Arc<Turns>,
 }
 
 /// What a bind was decided from, and what it was to write.
@@ -74,6 +79,7 @@ impl Binder {
             leadership: None,
             at_once: Arc::new(Semaphore::new(AT_ONCE_MAX)),
             sent: Arc::default(),
+            turns: Arc::default(),
         }
     }
 
@@ -114,6 +120,8 @@ impl Binder {
     /// As [`Self::bind`].
     pub async fn bind_noting(&self, request: &Request, chosen: &mut Chosen) -> Result<(), Error> {
         let _one = self.at_once.try_acquire().map_err(|_| Error::TooMany)?;
+        // Before the tenure is read: waiting is no part of a binding.
+        let _turn = self.turns.take(&request.node).await;
         let tenure = self.tenure()?;
         let (known, is_gone) = {
             let index = lock(&self.index);
