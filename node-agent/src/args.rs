@@ -39,6 +39,15 @@ pub struct Args {
     /// The NVML library; without it the dynamic linker finds libnvidia-ml.so.1.
     #[arg(long, value_name = "PATH")]
     pub nvml_library: Option<PathBuf>,
+    /// Where the driver has its `/`, such as a mount of /run/nvidia/driver or of the host's: the NVML
+    /// library is looked for in the usual folders below it, and nowhere else.
+    #[arg(
+        long,
+        env = "BERTH_DRIVER_ROOT",
+        value_name = "DIR",
+        conflicts_with = "nvml_library"
+    )]
+    pub driver_root: Option<PathBuf>,
     /// Where sysfs is mounted.
     #[arg(long, value_name = "DIR", default_value = "/sys")]
     pub sysfs_root: PathBuf,
@@ -122,6 +131,7 @@ impl Args {
             ProbeArg::Recorded(path) => Source::Recorded(path.clone()),
             ProbeArg::Auto => Source::Machine(Paths {
                 nvml_library: self.nvml_library.clone(),
+                driver_root: self.driver_root.clone(),
                 sysfs_root: self.sysfs_root.clone(),
                 hwloc_xml: self.hwloc_xml.clone(),
                 kubelet_config: self.kubelet_config.clone(),

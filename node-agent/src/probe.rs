@@ -34,6 +34,8 @@ pub enum Source {
 pub struct Paths {
     /// `libnvidia-ml`; the dynamic linker's `libnvidia-ml.so.1` if absent.
     pub nvml_library: Option<PathBuf>,
+    /// Folder below which the library is looked for, where it is not named.
+    pub driver_root: Option<PathBuf>,
     /// Root of sysfs.
     pub sysfs_root: PathBuf,
     /// hwloc's XML; this machine if absent.
@@ -83,6 +85,18 @@ pub enum Error {
     },
 }
 
+// === impl Paths ===
+
+impl Paths {
+    fn nvml(&self) -> nvml::Place<'_> {
+        match (&self.nvml_library, &self.driver_root) {
+            (Some(path), _) => nvml::Place::File(path),
+            (None, Some(root)) => nvml::Place::Below(root),
+            (None, None) => nvml::Place::Linker,
+        }
+    }
+}
+
 // === impl Probe ===
 
 impl Probe {
@@ -130,9 +144,7 @@ impl Probe {
             return self.read().map(|raw| Found::Changed(Box::new(raw)));
         };
         let before = pcie_of(last);
-        let is_same = self
-            .nvml
-            .agrees_with(paths.nvml_library.as_deref(), &mut last.nvml);
+        let is_same = self.nvml.agrees_with(paths.nvml(), &mut last.nvml);
         match is_same {
             true if before == pcie_of(last) => Ok(Found::Same),
             true => Ok(Found::Changed(Box::new(last.clone()))),
@@ -159,7 +171,7 @@ impl Probe {
             source: None,
             boot_id: text::read(Path::new(BOOT_ID)),
             driver_load: stamp::driver_load(&paths.sysfs_root).map(|inode| inode.to_string()),
-            nvml: self.nvml.read(paths.nvml_library.as_deref()),
+            nvml: self.nvml.read(paths.nvml()),
             hwloc: self.read_hwloc(paths.hwloc_xml.as_deref(), sysfs.cpus_online.as_deref()),
             kubelet: paths.kubelet_config.as_deref().map(kubelet::read),
             sysfs,

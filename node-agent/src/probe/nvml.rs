@@ -1,6 +1,7 @@
 //! NVML, opened at run time: one binary for nodes with and without GPUs.
 
 mod calls;
+mod driver_root;
 mod error;
 mod event_set;
 mod gpu;
@@ -8,7 +9,6 @@ mod library;
 mod listen;
 mod vitals;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use berth_topology::raw::{Answer, RawGpu, RawNvml};
@@ -18,6 +18,7 @@ use nvml_wrapper::{Device, Nvml};
 use error::answer;
 use gpu::Handle;
 use library::Library;
+pub(crate) use library::Place;
 pub use listen::{Listener, Notice};
 use vitals::Vitals;
 
@@ -36,8 +37,8 @@ pub(crate) struct Session {
 
 impl Session {
     /// Asks everything, opening the library if it is not open.
-    pub(crate) fn read(&mut self, path: Option<&Path>) -> Answer<RawNvml> {
-        match self.library.open(path) {
+    pub(crate) fn read(&mut self, place: Place<'_>) -> Answer<RawNvml> {
+        match self.library.open(place) {
             Ok(nvml) => {
                 let raw = read(&nvml);
                 drop(nvml);
@@ -48,13 +49,13 @@ impl Session {
                 self.compare_gpus(&raw);
                 Answer::Value(raw)
             }
-            Err(error) => Answer::failed(error::name(&error)),
+            Err(error) => Answer::failed(error.to_string()),
         }
     }
 
     /// Asks only what may change, and says whether it is as known. PCIe's state is written down.
-    pub(crate) fn agrees_with(&self, path: Option<&Path>, known: &mut Answer<RawNvml>) -> bool {
-        let (Ok(nvml), Answer::Value(known)) = (self.library.open(path), known) else {
+    pub(crate) fn agrees_with(&self, place: Place<'_>, known: &mut Answer<RawNvml>) -> bool {
+        let (Ok(nvml), Answer::Value(known)) = (self.library.open(place), known) else {
             return false;
         };
         let count = answer(nvml.device_count());

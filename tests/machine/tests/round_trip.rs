@@ -107,6 +107,7 @@ fn the_process_that_probes() {
     let xml = dir.join("hwloc.xml");
     let mut probe = Probe::new(Source::Machine(Paths {
         nvml_library: Some(nvml_library()),
+        driver_root: None,
         sysfs_root: dir.join("sys"),
         hwloc_xml: xml.exists().then_some(xml),
         kubelet_config: None,
@@ -200,6 +201,7 @@ fn probe(files: &Materialized, broken: Option<&str>) -> RawMachine {
 fn this_host() -> RawMachine {
     let paths = Paths {
         nvml_library: None,
+        driver_root: None,
         sysfs_root: "/sys".into(),
         hwloc_xml: None,
         kubelet_config: None,

@@ -11,8 +11,31 @@ use std::time::{Duration, Instant};
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 
+use super::driver_root::{self, NotBelow};
+use super::error;
+
 /// Longer than a listener waits before it looks whether it should let go.
 const LET_GO_MAX: Duration = Duration::from_secs(3);
+
+/// Where the library is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Place<'a> {
+    /// Where the dynamic linker finds it.
+    Linker,
+    /// That file.
+    File(&'a Path),
+    /// Somewhere below the driver's root, which may appear later.
+    Below(&'a Path),
+}
+
+/// Why it is not open.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error("{}", error::name(.0))]
+    Nvml(#[from] NvmlError),
+    #[error(transparent)]
+    NotBelow(#[from] NotBelow),
+}
 
 /// Shared by the prober, who opens and closes, and the listener.
 #[derive(Debug, Default)]
@@ -33,14 +56,16 @@ struct Slot {
 
 impl Library {
     /// NVML, opened if it is not.
-    pub(super) fn open(&self, path: Option<&Path>) -> Result<Arc<Nvml>, NvmlError> {
+    pub(super) fn open(&self, place: Place<'_>) -> Result<Arc<Nvml>, OpenError> {
         if let Some(nvml) = &self.slot().nvml {
             return Ok(nvml.clone());
         }
         self.wait_until_let_go();
-        let nvml = Arc::new(match path {
-            Some(path) => Nvml::builder().lib_path(path.as_os_str()).init()?,
-            None => Nvml::init()?,
+        let of = |path: &Path| Nvml::builder().lib_path(path.as_os_str()).init();
+        let nvml = Arc::new(match place {
+            Place::Linker => Nvml::init()?,
+            Place::File(path) => of(path)?,
+            Place::Below(root) => of(&driver_root::find(root)?)?,
         });
         let mut slot = self.slot();
         slot.nvml = Some(nvml.clone());
