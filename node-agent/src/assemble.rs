@@ -13,6 +13,7 @@ mod numa;
 mod nvlink;
 mod paths;
 pub(crate) mod pci;
+mod told;
 mod unknowns;
 
 use berth_topology::gpu::Gpu;
@@ -23,6 +24,7 @@ use berth_topology::node::Status;
 use berth_topology::raw::{RawGpu, RawMachine};
 
 use nvlink::Wiring;
+use told::{is_tame, tame};
 use unknowns::Unknowns;
 
 /// A GPU that told its identity.
@@ -47,8 +49,8 @@ pub fn assemble(raw: &RawMachine) -> Status {
         numa: numa::assemble(raw, &mut unknowns),
         nics: nics::assemble(raw, &found, &mut unknowns),
         kubelet: kubelet::assemble(raw, &mut unknowns),
-        boot_id: raw.boot_id.clone(),
-        driver_load: raw.driver_load.clone(),
+        boot_id: raw.boot_id.as_deref().map(tame),
+        driver_load: raw.driver_load.as_deref().map(tame),
         unknowns: unknowns.into_list(),
         ..Status::default()
     };
@@ -73,6 +75,13 @@ fn found<'a>(raw: &'a RawMachine, unknowns: &mut Unknowns) -> Vec<Found<'a>> {
         let Some(uuid) = unknowns.value(&what, "nvmlDeviceGetUUID", &raw.uuid) else {
             continue;
         };
+        if !is_tame(uuid) {
+            unknowns.note(
+                &what,
+                format!("NVML gives it an identity that is none: {uuid}"),
+            );
+            continue;
+        }
         let uuid = GpuUuid(uuid.clone());
         if found.iter().any(|other| other.uuid == uuid) {
             unknowns.note(&what, format!("NVML gives two GPUs the identity {uuid}"));

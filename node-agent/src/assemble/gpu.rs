@@ -5,6 +5,7 @@ use berth_topology::gpu::{Fabric, Gpu, Pcie};
 use berth_topology::ids::NumaId;
 use berth_topology::raw::{RawFabric, RawGpu, RawPci, RawSysfs};
 
+use super::told::tame;
 use super::unknowns::Unknowns;
 use super::{Found, mig};
 
@@ -27,6 +28,7 @@ pub(crate) fn assemble(found: &Found<'_>, sysfs: &RawSysfs, unknowns: &mut Unkno
         module_id: facts.optional("moduleId", "nvmlDeviceGetModuleId", &raw.module_id),
         model: facts
             .value("model", "nvmlDeviceGetName", &raw.name)
+            .map(|name| tame(&name))
             .unwrap_or_default(),
         memory_bytes: facts.value(
             "memoryBytes",

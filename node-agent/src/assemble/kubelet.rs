@@ -3,6 +3,7 @@
 use berth_topology::kubelet::Kubelet;
 use berth_topology::raw::RawMachine;
 
+use super::told::tame_kubelet;
 use super::unknowns::Unknowns;
 
 /// Unknown where nobody said where the file is.
@@ -16,7 +17,7 @@ pub(crate) fn assemble(raw: &RawMachine, unknowns: &mut Unknowns) -> Kubelet {
     if let Some(error) = error {
         unknowns.note("kubelet: reservedCpus", error.to_string());
     }
-    kubelet
+    tame_kubelet(kubelet)
 }
 
 #[cfg(test)]

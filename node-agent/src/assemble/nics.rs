@@ -7,6 +7,7 @@ use berth_topology::link::Path;
 use berth_topology::nic::{Nic, NicPath, NicPeerPath};
 use berth_topology::raw::{RawMachine, RawPort};
 
+use super::told::tame;
 use super::unknowns::Unknowns;
 use super::{Found, gpu, paths};
 
@@ -91,7 +92,7 @@ fn nic(
         .collect();
     let link_gb_per_second = rate(name, port, rdma, unknowns);
     Nic {
-        name: name.to_owned(),
+        name: tame(name),
         bus_id: Some(bus_id),
         numa_node,
         rdma,

@@ -3,6 +3,8 @@
 use berth_topology::node::Unknown;
 use berth_topology::raw::Answer;
 
+use super::told::tame;
+
 /// What a GPU that lacks a feature answers.
 pub(crate) const NOT_SUPPORTED: &str = "NVML_ERROR_NOT_SUPPORTED";
 /// A machine of 64 GPUs of which nothing but the identities can be read has fewer.
@@ -18,8 +20,8 @@ impl Unknowns {
     /// Notes that `what` is unknown, or doubtful, because of `why`.
     pub(crate) fn note(&mut self, what: &str, why: impl Into<String>) {
         let unknown = Unknown {
-            what: what.to_owned(),
-            why: why.into(),
+            what: tame(what),
+            why: tame(&why.into()),
         };
         if self.0.len() < UNKNOWNS_MAX && !self.0.contains(&unknown) {
             self.0.push(unknown);
