@@ -41,11 +41,24 @@ impl Agent {
     /// # Errors
     /// When a program is missing, or nothing is published in time.
     pub async fn start(cluster: &Cluster, node: &str, machine: &RawMachine) -> Result<Self> {
+        Self::start_patched(cluster, node, machine, &[]).await
+    }
+
+    /// The same with these patches of its manifest.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub async fn start_patched(
+        cluster: &Cluster,
+        node: &str,
+        machine: &RawMachine,
+        more: &[Patch],
+    ) -> Result<Self> {
         let gpu_count = gpu_count(machine);
         kubelet::join_node(cluster.admin(), node, gpu_count).await?;
         let as_shipped = pod_template(&manifests::read(DAEMONSET, &[])?, "DaemonSet")?;
         let pod = cluster.agent_pod(node, &as_shipped).await?;
-        let program = program(cluster, &pod, machine, (DAEMONSET, &[])).await?;
+        let program = program(cluster, &pod, machine, (DAEMONSET, more)).await?;
         let mut agent = Self::stopped(cluster, program);
         agent.start_again()?;
         agent.wait_until_published(cluster, node, gpu_count).await?;
@@ -243,8 +256,9 @@ async fn program(
     let kubeconfig = cluster
         .kubeconfig_of(&name, AGENT_ACCOUNT, Some(pod))
         .await?;
+    // `more` first: what it finds in the file is there still.
     let of_agent = patches::of_agent(file, &files, &kubeconfig);
-    let patches = [&of_agent, more].concat();
+    let patches = [more, &of_agent].concat();
     let template = pod_template(&manifests::read(file, &patches)?, "DaemonSet")?;
     let args = container_args(&template, "node-agent", &[("NODE_NAME", node)])?;
     let program = Program::new(&name, &programs::ours("berth-node-agent")?)

@@ -8,6 +8,7 @@ use berth_topology::assignment::{ALLOCATION_ENV, ContainerAssignment};
 use berth_topology::ids::GpuUuid;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
+use serde_json::Value;
 
 use crate::agent::Agent;
 use crate::cluster::{Cluster, topologies};
@@ -16,7 +17,7 @@ use crate::pair::Pair;
 use crate::patches::{self, Patch};
 use crate::plugin_relay::PluginRelay;
 use crate::pods::{self, CONTAINER, bound, reached};
-use crate::real_node::RealNode;
+use crate::real_node::{Likeness, RealNode};
 use crate::story::Stage;
 use crate::wait::{PATIENCE, SOON, eventually};
 
@@ -79,6 +80,23 @@ impl Dgx {
         let relay = PluginRelay::start(&node, &stage.folder().join("plugins"))?;
         let patch = patches::plugin_folder(relay.folder());
         Self::start_agent(cluster, pair, node, Some(relay), &[patch]).await
+    }
+
+    /// On a kubelet that sees the recorded machine's CPUs and NUMA nodes, and is configured so. The agent
+    /// reads that configuration.
+    ///
+    /// # Errors
+    /// As [`Dgx::start`].
+    pub async fn start_aligned(stage: &Stage, kubelet: Value, numa_hints: bool) -> Result<Self> {
+        let cluster = Cluster::start(stage).await?;
+        let pair = Pair::start(&cluster, "pair", &[]).await?;
+        let likeness = Likeness {
+            machine: Some(recorded(MACHINE)),
+            kubelet,
+        };
+        let node = RealNode::start_like(&cluster.plane, stage.folder(), likeness).await?;
+        let patch = patches::foresee_kubelet(&node.kubelet_config(), numa_hints);
+        Self::start_agent(cluster, pair, node, None, &[patch]).await
     }
 
     async fn start_agent(

@@ -5,7 +5,8 @@
 //! * [`cluster`]: a control plane with our shipped manifests applied, patched as [`patches`] lists
 //! * [`agent`], [`pair`], [`engine`]: our services as the manifests start them; [`certificates`] for TLS
 //! * [`agent_pod`], [`engine_pod`]: two of them as pods of their own [`images`]
-//! * [`kubelet`]: nodes and pods without a kubelet; [`real_node`]: a kubelet and containerd that run them
+//! * [`kubelet`]: nodes and pods without a kubelet; [`real_node`]: a kubelet and containerd that run them, which
+//!   may take the CPUs and NUMA nodes of a recorded machine for this one's
 //! * [`given`]: the whole loop on a real node, and whether promises are kept; [`plugin_relay`]: stands in between
 //! * [`wait`]: deadlines instead of sleeps; [`dice`]: chance that a seed repeats
 //!

@@ -14,6 +14,12 @@ use berth_test_machine::{Materialized, NVML_MACHINE, nvml_library};
 pub const DAEMONSET: &str = "daemonset/daemonset.yaml";
 /// The shipped file with the agent's DaemonSet that serves the GPUs itself.
 pub const DEVICE_PLUGIN: &str = "daemonset/optional/device-plugin.yaml";
+/// The shipped patch of either for a driver that the host has.
+pub const DRIVER_ROOT: &str = "daemonset/optional/driver-root.yaml";
+/// The shipped patch of either for NVIDIA's container runtime by name.
+pub const RUNTIME_CLASS: &str = "daemonset/optional/runtime-class.yaml";
+/// The shipped file that lets agents write NodeResourceTopologies.
+pub const ZONES: &str = "daemonset/optional/node-resource-topology.yaml";
 /// The shipped file with kube-scheduler's configuration.
 pub const SCHEDULER_CONFIG: &str = "scheduler-config/config.yaml";
 /// The shipped file with kube-scheduler and extender.
@@ -210,6 +216,21 @@ pub fn poll_every_second() -> Patch {
     }
 }
 
+/// For a story of the kubelet's policies, and whether its topology manager is told where GPUs are.
+#[must_use]
+pub fn foresee_kubelet(config: &Path, numa_hints: bool) -> Patch {
+    let hints = if numa_hints { "on" } else { "off" };
+    Patch {
+        file: DEVICE_PLUGIN,
+        from: "--numa-hints=on",
+        to: lines(&[
+            format!("--numa-hints={hints}"),
+            format!("--kubelet-config={}", config.display()),
+        ]),
+        why: "where the file is differs from cluster to cluster, so that none is named as shipped",
+    }
+}
+
 /// For a story in which something stands between kubelet and plugin.
 #[must_use]
 pub fn plugin_folder(folder: &Path) -> Patch {
@@ -337,11 +358,40 @@ pub fn of_engine_pod(model: &Path, port: u16) -> Result<Vec<Patch>> {
     ])
 }
 
-/// For an agent that is a pod on a real kubelet, with a machine that was written out as files.
+/// For agents that write their zones, as the comment in [`ZONES`] says.
 #[must_use]
-pub fn of_agent_pod(machine: &Materialized, api_server: (&str, &str)) -> Vec<Patch> {
+pub fn write_zones() -> Patch {
+    let args = ["--node-resource-topology", "--sysfs-root=/host/sys"];
+    Patch {
+        file: DAEMONSET,
+        from: "--sysfs-root=/host/sys",
+        to: lines(&args.map(str::to_owned)),
+        why: "the flag is off as shipped",
+    }
+}
+
+/// For a driver whose root was made for the story.
+#[must_use]
+pub fn driver_root(folder: &Path) -> Patch {
+    Patch {
+        file: DRIVER_ROOT,
+        from: "path: /run/nvidia/driver",
+        to: format!("path: '{}'", folder.display()),
+        why: "no driver",
+    }
+}
+
+/// For an agent that is a pod on a real kubelet, in the form that is in `file`, with a machine that was written
+/// out as files. The library is laid into its image unless it is elsewhere.
+#[must_use]
+pub fn of_agent_pod(
+    file: &'static str,
+    machine: &Materialized,
+    api_server: (&str, &str),
+    has_library: bool,
+) -> Vec<Patch> {
     let patch = |from, to, why| Patch {
-        file: DEVICE_PLUGIN,
+        file,
         from,
         to,
         why,
@@ -349,10 +399,8 @@ pub fn of_agent_pod(machine: &Materialized, api_server: (&str, &str)) -> Vec<Pat
     let stands_for = "the recorded machine's files stand for the host's; no driver";
     let network = "pods have no network of their own here, and nobody routes to services";
     let (host, port) = api_server;
-    let mut args = vec![
-        "--sysfs-root=/host/sys".to_owned(),
-        format!("--nvml-library={LIBRARY_IN_POD}"),
-    ];
+    let mut args = vec!["--sysfs-root=/host/sys".to_owned()];
+    args.extend(has_library.then(|| format!("--nvml-library={LIBRARY_IN_POD}")));
     let hwloc = machine.hwloc_xml.iter();
     args.extend(hwloc.map(|xml| format!("--hwloc-xml={}", xml.display())));
     let variables = [
@@ -373,7 +421,7 @@ pub fn of_agent_pod(machine: &Materialized, api_server: (&str, &str)) -> Vec<Pat
                 "hostPath: {{path: '{}', type: Directory}}\n        \
                  - {{name: machine, hostPath: {{path: '{folder}', type: Directory}}}}\n        \
                  - {{name: nvml, hostPath: {{path: '{library}', type: File}}}}",
-                machine.sysfs_root.display()
+                machine.sysfs_root.display(),
             ),
             stands_for,
         ),

@@ -8,22 +8,27 @@ mod configs;
 mod image;
 mod namespaces;
 mod pod;
+mod shown;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use berth_topology::raw::RawMachine;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Client;
 use kube::api::DeleteParams;
 use kube::{Api, ResourceExt as _};
 use serde::Deserialize;
+use serde_json::Value;
 
 use cgroups::Cgroups;
 use namespaces::Namespaces;
 pub use pod::{holding_here, plain_pod, running_here};
+use shown::Shown;
 
 use crate::control_plane::{ControlPlane, KUBELET_TOKEN, REAL_NODE};
 use crate::kubelet;
@@ -34,6 +39,8 @@ use crate::wait::{PATIENCE, eventually};
 
 /// The socket at which a kubelet tells what it gave.
 const POD_RESOURCES: &str = "/var/lib/kubelet/pod-resources/kubelet.sock";
+/// What a kubelet's CPU manager has given to whom.
+const CPU_MANAGER_STATE: &str = "/var/lib/kubelet/cpu_manager_state";
 /// Of the node, in the story's.
 const FOLDER: &str = "node";
 /// From its start until the node is Ready, on a loaded machine.
@@ -49,6 +56,17 @@ pub struct RealNode {
     pub containerd: Process,
     namespaces: Namespaces,
     cgroups: Cgroups,
+    likeness: Likeness,
+    folder: PathBuf,
+}
+
+/// How a node is other than this machine with a kubelet's defaults.
+#[derive(Clone, Debug, Default)]
+pub struct Likeness {
+    /// Its CPUs and NUMA nodes are those of this recorded machine, as far as its kubelet knows.
+    pub machine: Option<RawMachine>,
+    /// Its kubelet's configuration says this, too: an object, or null.
+    pub kubelet: Value,
 }
 
 /// As the program pod-resources prints it.
@@ -67,10 +85,18 @@ impl RealNode {
     /// # Errors
     /// [`crate::story::Absent`] where this machine does not allow it; else when something does not start.
     pub async fn start(plane: &ControlPlane, logs: &Path) -> Result<Self> {
+        Self::start_like(plane, logs, Likeness::default()).await
+    }
+
+    /// As [`RealNode::start`], but it is like that.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn start_like(plane: &ControlPlane, logs: &Path, likeness: Likeness) -> Result<Self> {
         let programs = programs::container_runtime()?;
         let folder = logs.join(FOLDER);
         fs::create_dir_all(&folder).context("making the folder of a node")?;
-        let node = Self::boot(plane, logs).await?;
+        let node = Self::boot(plane, logs, likeness).await?;
         let tar = image::pack(&programs.join("busybox"), &folder)?;
         node.import(&tar).await?;
         node.wait_until_ready(&plane.admin).await?;
@@ -85,18 +111,27 @@ impl RealNode {
     /// # Errors
     /// When something does not end or does not start.
     pub async fn reboot(self, plane: &ControlPlane, logs: &Path) -> Result<Self> {
+        let likeness = self.likeness.clone();
         self.power_off()?;
         let run = logs.join(FOLDER).join("run");
         fs::remove_dir_all(&run).context("emptying /run")?;
-        Self::boot(plane, logs).await
+        Self::boot(plane, logs, likeness).await
     }
 
-    async fn boot(plane: &ControlPlane, logs: &Path) -> Result<Self> {
+    async fn boot(plane: &ControlPlane, logs: &Path, likeness: Likeness) -> Result<Self> {
         let programs = programs::container_runtime()?;
         let folder = logs.join(FOLDER);
         let cgroups = Cgroups::make()?;
-        let namespaces = Namespaces::make(&folder, logs).await?;
-        write_configs(&folder, programs, &cgroups.root())?;
+        let runc = programs.join("runc");
+        let machine = likeness.machine.as_ref();
+        let shown = machine.map(|machine| Shown::write(machine, &runc, &folder));
+        let (mounts, runc) = match shown.transpose()? {
+            Some(shown) => (shown.mounts, shown.runc),
+            None => (Vec::new(), runc),
+        };
+        let namespaces = Namespaces::make(&folder, logs, mounts).await?;
+        write_configs(&folder, &runc)?;
+        write_kubelet_config(&folder, &cgroups, &likeness.kubelet)?;
         let containerd = Program::new("containerd", &programs.join("containerd")).args([format!(
             "--config={}",
             folder.join(CONTAINERD_FILE).display()
@@ -109,7 +144,36 @@ impl RealNode {
             containerd,
             namespaces,
             cgroups,
+            likeness,
+            folder,
         })
+    }
+
+    /// Part of the path of every cgroup of its pods, and of no others.
+    #[must_use]
+    pub fn cgroup(&self) -> String {
+        self.cgroups.root()
+    }
+
+    /// The kubelet's configuration file.
+    #[must_use]
+    pub fn kubelet_config(&self) -> PathBuf {
+        self.folder.join(KUBELET_FILE)
+    }
+
+    /// Starts the kubelet anew with that in its configuration, instead of what it was started with, and without
+    /// what its CPU manager remembers of pods that are gone: as on a node that was drained.
+    ///
+    /// # Errors
+    /// When the configuration cannot be written.
+    pub fn configure(&mut self, kubelet: Value) -> Result<()> {
+        write_kubelet_config(&self.folder, &self.cgroups, &kubelet)?;
+        self.likeness.kubelet = kubelet;
+        let state = self.outside(CPU_MANAGER_STATE)?;
+        // Before, because it is started again soon; after, because it may have written meanwhile.
+        forget(&state)?;
+        self.kubelet.kill();
+        forget(&state)
     }
 
     /// Gives containerd an image, packed as a tar.
@@ -225,6 +289,7 @@ impl RealNode {
             containerd,
             namespaces,
             cgroups,
+            ..
         } = self;
         drop((kubelet, containerd));
         namespaces.end()?;
@@ -252,30 +317,42 @@ impl RealNode {
     }
 }
 
+fn forget(file: &Path) -> Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", file.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 const CONTAINERD_FILE: &str = "containerd.toml";
 const KUBELET_FILE: &str = "kubelet.json";
 
-fn write_configs(folder: &Path, programs: &Path, cgroup_root: &str) -> Result<()> {
+fn write_configs(folder: &Path, runc: &Path) -> Result<()> {
     let networks = folder.join("run/cni/net.d");
     fs::create_dir_all(&networks).context("making the folder of networks")?;
-    let files = [
-        (
-            folder.join(CONTAINERD_FILE),
-            configs::containerd(&programs.join("runc"), image::NAME),
-        ),
-        (
-            folder.join(KUBELET_FILE),
-            configs::kubelet(free_port()?, cgroup_root).to_string(),
-        ),
-        (
-            networks.join("none.conflist"),
-            configs::network().to_string(),
-        ),
-    ];
-    for (path, text) in files {
-        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+    write(
+        &folder.join(CONTAINERD_FILE),
+        &configs::containerd(runc, image::NAME),
+    )?;
+    let network = configs::network().to_string();
+    write(&networks.join("none.conflist"), &network)
+}
+
+/// At once, because somebody may be reading it.
+fn write_kubelet_config(folder: &Path, cgroups: &Cgroups, more: &Value) -> Result<()> {
+    let mut config = configs::kubelet(free_port()?, &cgroups.root());
+    for (key, value) in more.as_object().into_iter().flatten() {
+        config[key] = value.clone();
     }
-    Ok(())
+    let (part, whole) = (folder.join("kubelet.part"), folder.join(KUBELET_FILE));
+    write(&part, &config.to_string())?;
+    fs::rename(&part, &whole).context("replacing the kubelet's configuration")
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }
 
 fn kubelet(plane: &ControlPlane, folder: &Path) -> Result<Program> {

@@ -12,7 +12,9 @@ pub(super) const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 /// Layers are copied (`native`), which works on any file system. Nothing here has AppArmor, and without
 /// `CAP_SYS_RESOURCE` nobody may lower a score of the OOM killer. No plugin sets up networks: the files in
 /// `conf_dir` are there because the kubelet asks whether there are any, and pods use the host's network.
+/// NVIDIA's runtime is runc under its name: what it would add, the stories lay where it would.
 pub(super) fn containerd(runc: &Path, image: &str) -> String {
+    let runc = runc.display();
     format!(
         r#"version = 2
 root = "/var/lib/containerd"
@@ -34,10 +36,14 @@ default_runtime_name = "runc"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-BinaryName = "{}"
+BinaryName = "{runc}"
 SystemdCgroup = false
-"#,
-        runc.display()
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.nvidia]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.nvidia.options]
+BinaryName = "{runc}"
+SystemdCgroup = false
+"#
     )
 }
 

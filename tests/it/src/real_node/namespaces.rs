@@ -70,11 +70,11 @@ pub(super) struct Namespaces {
 // === impl Namespaces ===
 
 impl Namespaces {
-    /// Makes them, with the host's folders in `folder`.
+    /// Makes them, with the host's folders in `folder`, and `more` mounted: FILE:PLACE.
     ///
     /// # Errors
     /// [`Absent`] where this process may not; else when a mount fails.
-    pub(super) async fn make(folder: &Path, logs: &Path) -> Result<Self> {
+    pub(super) async fn make(folder: &Path, logs: &Path, more: Vec<String>) -> Result<Self> {
         allowed()?;
         let mut pairs = vec![boot_id(folder)?];
         forget_the_last(folder)?;
@@ -90,6 +90,7 @@ impl Namespaces {
             fs::create_dir_all(&own).with_context(|| format!("making {}", own.display()))?;
             pairs.push(format!("{}:{path}", own.display()));
         }
+        pairs.extend(more);
         let unshare = Program::new("namespaces", Path::new("unshare"))
             .args(["--mount", "--propagation=private", "--pid", "--fork"])
             .args(["--kill-child=KILL", "--", "sh", "-c", FIRST])

@@ -1,5 +1,7 @@
 //! The stories: what a user of the loop sees, on a real control plane.
 
+mod agent_pod;
+mod aligned;
 mod api_server;
 mod churn;
 mod crashes;
@@ -20,3 +22,4 @@ mod rbac;
 mod real_node;
 mod silence;
 mod standalone;
+mod zones;
