@@ -6,5 +6,10 @@ pub mod config;
 pub mod reference;
 pub mod source;
 
+mod available;
+mod batch_check;
+mod frequencies;
+mod seat;
+
 #[cfg(test)]
 mod tiny;

@@ -20,11 +20,11 @@ use berth_engine_core::sampling::{Choice, sample};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::backend::{Backend, CacheShape, Collective, Shard, StepError};
+use crate::seat::Seat;
 use crate::source::ModelSource;
 use decoder::Decoder;
 use load::Loader;
 use plan::Plan;
-use team::Team;
 
 mod attention;
 mod cache;
@@ -36,7 +36,7 @@ mod plan;
 mod product;
 mod rope;
 mod shard;
-mod team;
+mod sum;
 
 pub use load::{LoadError, LoadProgress};
 pub use memory::MemoryNeed;
@@ -45,7 +45,7 @@ pub use memory::MemoryNeed;
 #[derive(Debug)]
 pub struct ReferenceBackend {
     // Dropped first, so that the other ranks learn of it at once.
-    team: Team,
+    seat: Seat,
     decoder: Decoder,
     cache: CacheShape,
     vocab_size: usize,
@@ -73,21 +73,21 @@ impl ReferenceBackend {
     ) -> Result<Self, LoadError> {
         let thread_count = thread::available_parallelism().map_or(1, usize::from);
         // A seat from here on: whatever fails below wakes the ranks that wait for this one.
-        let team = Team::new(shard, collective);
-        Self::load_on(source, team, cache, thread_count, progress)
+        let seat = Seat::new(shard, collective);
+        Self::load_on(source, seat, cache, thread_count, progress)
     }
 
     fn load_on(
         source: &ModelSource,
-        team: Team,
+        seat: Seat,
         cache: CacheShape,
         thread_count: usize,
         progress: &mut (dyn FnMut(LoadProgress) + Send),
     ) -> Result<Self, LoadError> {
-        let shard = team.shard();
+        let shard = seat.shard();
         load::check(source.config(), shard, cache)?;
         // Nobody takes memory before all have seen that there is enough.
-        team.wait_for_all().map_err(LoadError::Peer)?;
+        seat.wait_for_all().map_err(LoadError::Peer)?;
         let threads = ThreadPoolBuilder::new()
             .num_threads(thread_count)
             .thread_name(move |index| format!("rank{}-worker{index}", shard.rank))
@@ -97,9 +97,9 @@ impl ReferenceBackend {
                 source,
             })?;
         let decoder = threads.install(|| Loader::new(source, shard, cache, progress).load())?;
-        team.wait_for_all().map_err(LoadError::Peer)?;
+        seat.wait_for_all().map_err(LoadError::Peer)?;
         Ok(Self {
-            team,
+            seat,
             decoder,
             cache,
             vocab_size: source.config().vocab_size,
@@ -114,8 +114,8 @@ impl Backend for ReferenceBackend {
             return Ok(Vec::new());
         }
         let plan = Plan::new(batch, self.cache, self.vocab_size)?;
-        let (decoder, team) = (&self.decoder, &self.team);
-        let logits = self.threads.install(|| decoder.forward(&plan, team))?;
+        let (decoder, seat) = (&self.decoder, &self.seat);
+        let logits = self.threads.install(|| decoder.forward(&plan, seat))?;
         let asking = batch
             .sequences
             .iter()

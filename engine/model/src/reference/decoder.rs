@@ -13,9 +13,11 @@ use super::attention::{Projected, attend};
 use super::cache::PartCache;
 use super::linear::Linear;
 use super::plan::Plan;
-use super::rope::{Frequencies, Rotation};
-use super::team::{Team, flat};
+use super::rope::Rotation;
+use super::sum::{flat, sum_parts};
 use crate::backend::StepError;
+use crate::frequencies::Frequencies;
+use crate::seat::Seat;
 
 /// One rank's parts of the model.
 #[derive(Debug)]
@@ -69,11 +71,11 @@ impl Decoder {
     pub(crate) fn forward(
         &self,
         plan: &Plan,
-        team: &Team,
+        seat: &Seat,
     ) -> std::result::Result<Vec<Vec<f32>>, StepError> {
-        let mut x = self.vocab.embed(plan, team)?;
+        let mut x = self.vocab.embed(plan, seat)?;
         let before = |source| StepError::Compute { layer: 0, source };
-        let rotation = self.frequencies.at(&plan.positions).map_err(before)?;
+        let rotation = Rotation::at(&plan.positions, &self.frequencies).map_err(before)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let compute = |source| StepError::Compute {
                 layer: index,
@@ -82,9 +84,9 @@ impl Decoder {
             let attended = self
                 .attention(layer, &x, plan, &rotation)
                 .map_err(compute)?;
-            x = (x + team.sum(&attended, index)?).map_err(compute)?;
+            x = (x + sum_parts(seat, &attended, index)?).map_err(compute)?;
             let transformed = self.mlp(layer, &x).map_err(compute)?;
-            x = (x + team.sum(&transformed, index)?).map_err(compute)?;
+            x = (x + sum_parts(seat, &transformed, index)?).map_err(compute)?;
         }
         if plan.sampled_rows.is_empty() {
             return Ok(Vec::new());
@@ -98,7 +100,7 @@ impl Decoder {
             .and_then(|all| flat(&[all]))
             .map_err(after)?;
         self.vocab
-            .gather_logits(joined, plan.sampled_rows.len(), team)
+            .gather_logits(joined, plan.sampled_rows.len(), seat)
     }
 
     /// Each part's output of attention, `(rows, hidden)`.
@@ -152,17 +154,17 @@ impl Decoder {
 impl Vocab {
     /// The embeddings of the step's tokens, `(rows, hidden)`. Each rank brings the rows of its
     /// own tokens in the order of the step; all put them where they belong.
-    fn embed(&self, plan: &Plan, team: &Team) -> std::result::Result<Tensor, StepError> {
+    fn embed(&self, plan: &Plan, seat: &Seat) -> std::result::Result<Tensor, StepError> {
         let compute = |source| StepError::Compute { layer: 0, source };
         let tokens: Vec<usize> = plan.tokens.iter().map(|&token| token as usize).collect();
-        let mine = &self.by_rank[team.shard().rank];
+        let mine = &self.by_rank[seat.shard().rank];
         let rows: Vec<Tensor> = tokens
             .iter()
             .filter(|token| mine.contains(token))
             .map(|&token| self.embedding_row(token - mine.start))
             .collect::<Result<_>>()
             .map_err(compute)?;
-        let brought = team.gather(flat(&rows).map_err(compute)?)?;
+        let brought = seat.gather(flat(&rows).map_err(compute)?)?;
         let mut brought = brought.chunks_exact(self.hidden_size);
         let mut rows = vec![&[][..]; tokens.len()];
         for range in &self.by_rank {
@@ -194,10 +196,10 @@ impl Vocab {
         &self,
         mine: Vec<f32>,
         row_count: usize,
-        team: &Team,
+        seat: &Seat,
     ) -> std::result::Result<Vec<Vec<f32>>, StepError> {
-        let all = team.gather(mine)?;
-        if !team.is_first() {
+        let all = seat.gather(mine)?;
+        if !seat.is_first() {
             return Ok(Vec::new());
         }
         let mut rows = vec![Vec::new(); row_count];

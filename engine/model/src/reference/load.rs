@@ -7,11 +7,12 @@ use candle_core::{Result as TensorResult, Tensor};
 use super::cache::PartCache;
 use super::decoder::{Decoder, Layer, LayerPart, Vocab};
 use super::linear::{Linear, chunks};
-use super::memory::{MemoryNeed, available_bytes};
-use super::rope::Frequencies;
+use super::memory::MemoryNeed;
 use super::shard::{Part, parts_of_rank, vocab_of_rank};
+use crate::available::available_bytes;
 use crate::backend::{CacheShape, Shard, StepError};
 use crate::config::ModelConfig;
+use crate::frequencies::Frequencies;
 use crate::source::{LayerWeight, ModelSource, ReadError, Weight};
 
 /// How far loading is; both count f32 bytes of this rank's weights.

@@ -4,6 +4,7 @@ use berth_engine_core::batch::{StepBatch, StepSequence, TokenId};
 use candle_core::{Device, Tensor};
 
 use crate::backend::{CacheShape, StepError};
+use crate::batch_check::check;
 
 /// Every token of a step is one row; a sequence's rows follow one another.
 #[derive(Debug)]
@@ -35,6 +36,7 @@ impl Plan {
         shape: CacheShape,
         vocab_size: usize,
     ) -> Result<Self, StepError> {
+        check(batch, shape, vocab_size)?;
         let mut plan = Self {
             tokens: Vec::with_capacity(batch.token_count()),
             positions: Vec::with_capacity(batch.token_count()),
@@ -42,10 +44,6 @@ impl Plan {
             sampled_rows: Vec::new(),
         };
         for sequence in &batch.sequences {
-            check(sequence, shape, vocab_size).map_err(|reason| StepError::Batch {
-                sequence: sequence.id,
-                reason,
-            })?;
             plan.add(sequence, shape.block_size)?;
         }
         Ok(plan)
@@ -73,39 +71,4 @@ impl Plan {
         self.sequences.push(rows);
         Ok(())
     }
-}
-
-fn check(sequence: &StepSequence, shape: CacheShape, vocab_size: usize) -> Result<(), String> {
-    if sequence.tokens.is_empty() {
-        return Err("has no tokens".to_owned());
-    }
-    let below = |id: u32, count: usize| usize::try_from(id).is_ok_and(|id| id < count);
-    if let Some(token) = sequence
-        .tokens
-        .iter()
-        .find(|&&token| !below(token, vocab_size))
-    {
-        return Err(format!(
-            "token {token} is not among the {vocab_size} of the model"
-        ));
-    }
-    let end = sequence.first_position.checked_add(sequence.tokens.len());
-    let slots = sequence.blocks.len().saturating_mul(shape.block_size);
-    if end.is_none_or(|end| end > slots) {
-        return Err(format!(
-            "its {} blocks do not cover its positions",
-            sequence.blocks.len()
-        ));
-    }
-    if let Some(block) = sequence
-        .blocks
-        .iter()
-        .find(|block| !below(block.0, shape.block_count))
-    {
-        return Err(format!(
-            "block {} is not among the {}",
-            block.0, shape.block_count
-        ));
-    }
-    Ok(())
 }

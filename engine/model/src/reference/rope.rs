@@ -1,13 +1,9 @@
-//! Rotary position embedding: frequencies from the config, cosines and sines for a step's rows.
+//! Rotary position embedding: cosines and sines for a step's rows.
 
 use candle_core::{Device, Result, Tensor};
 use candle_nn::rotary_emb;
 
-use crate::config::{ModelConfig, Rope, RopeScaling};
-
-/// How far each pair of channels turns from one position to the next, radians.
-#[derive(Debug)]
-pub(crate) struct Frequencies(Vec<f32>);
+use crate::frequencies::Frequencies;
 
 /// Cosines and sines of a step's rows: `(rows, head_dim / 2)` each, f32.
 #[derive(Debug)]
@@ -16,74 +12,26 @@ pub(crate) struct Rotation {
     sin: Tensor,
 }
 
-// === impl Frequencies ===
+// === impl Rotation ===
 
-impl Frequencies {
-    pub(crate) fn new(config: &ModelConfig) -> Self {
-        let pair_count = config.head_dim / 2;
-        let plain = (0..pair_count).map(|pair| {
-            let exponent = real(2 * pair) / real(config.head_dim);
-            1.0 / config.rope.theta.powf(exponent)
-        });
-        Self(
-            plain
-                .enumerate()
-                .map(|(pair, frequency)| scaled(&config.rope, pair, frequency))
-                .collect(),
-        )
-    }
-
+impl Rotation {
     /// For rows at these positions.
-    pub(crate) fn at(&self, positions: &[usize]) -> Result<Rotation> {
-        let shape = (positions.len(), self.0.len());
+    pub(crate) fn at(positions: &[usize], frequencies: &Frequencies) -> Result<Self> {
+        let shape = (positions.len(), frequencies.pair_count());
         let angles: Vec<f32> = positions
             .iter()
-            .flat_map(|&position| {
-                self.0
-                    .iter()
-                    .map(move |frequency| real(position) * frequency)
-            })
+            .flat_map(|&position| frequencies.angles(position))
             .collect();
         let of = |function: fn(f32) -> f32| {
             let values = angles.iter().copied().map(function).collect();
             Tensor::from_vec(values, shape, &Device::Cpu)
         };
-        Ok(Rotation {
+        Ok(Self {
             cos: of(f32::cos)?,
             sin: of(f32::sin)?,
         })
     }
-}
 
-/// The frequency of pair number `pair` after stretching its wavelength.
-fn scaled(rope: &Rope, pair: usize, frequency: f32) -> f32 {
-    match &rope.scaling {
-        RopeScaling::None => frequency,
-        RopeScaling::Linear { factor } => frequency / factor,
-        RopeScaling::PerFrequency(factors) => frequency / factors[pair],
-        RopeScaling::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_positions,
-        } => {
-            let wavelength = 2.0 * std::f32::consts::PI / frequency;
-            let turns = original_positions / wavelength;
-            if turns < *low_freq_factor {
-                return frequency / factor;
-            }
-            if turns > *high_freq_factor {
-                return frequency;
-            }
-            let kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
-            (1.0 - kept) * frequency / factor + kept * frequency
-        }
-    }
-}
-
-// === impl Rotation ===
-
-impl Rotation {
     /// * `x`: `(rows, heads * head_dim)`, f32, contiguous. Same shape out.
     pub(crate) fn turn(&self, x: &Tensor) -> Result<Tensor> {
         let (rows, width) = x.dims2()?;
@@ -91,68 +39,4 @@ impl Rotation {
         let heads = x.reshape((1, rows, width / head_dim, head_dim))?;
         rotary_emb::rope_thd(&heads, &self.cos, &self.sin)?.reshape((rows, width))
     }
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "positions and widths are below 2^24 in use"
-)]
-fn real(count: usize) -> f32 {
-    count as f32
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(scaling: RopeScaling, theta: f32, expected: &[f32]) {
-        let mut config = crate::tiny::config();
-        config.head_dim = 2 * expected.len();
-        config.rope = Rope { theta, scaling };
-        let Frequencies(found) = Frequencies::new(&config);
-        let near = found
-            .iter()
-            .zip(expected)
-            .all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs());
-        assert!(
-            near && found.len() == expected.len(),
-            "{found:?} is not {expected:?}"
-        );
-    }
-
-    #[test]
-    fn frequencies_fall_geometrically() {
-        check(RopeScaling::None, 10_000.0, &[1.0, 0.1, 0.01, 0.001]);
-    }
-
-    #[test]
-    fn linear_scaling_divides_them_all() {
-        check(
-            RopeScaling::Linear { factor: 4.0 },
-            10_000.0,
-            &[0.25, 0.025, 0.0025, 0.00025],
-        );
-    }
-
-    #[test]
-    fn factors_from_a_file_divide_each() {
-        let factors = RopeScaling::PerFrequency(vec![1.0, 1.0, 2.0, 8.0]);
-        check(factors, 10_000.0, &[1.0, 0.1, 0.005, 0.000_125]);
-    }
-
-    /// Against `_compute_llama3_parameters` of transformers for 8 channels, theta 500,000,
-    /// factor 8, low 1, high 4, 8,192 positions.
-    #[test]
-    fn llama3_scaling_keeps_short_waves_and_stretches_long_ones() {
-        let scaling = RopeScaling::Llama3 {
-            factor: 8.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_positions: 8192.0,
-        };
-        check(scaling, 500_000.0, LLAMA3);
-    }
-
-    const LLAMA3: &[f32] = &[1.0, 0.037_606_03, 0.000_524_846, 6.647_869_7e-6];
 }

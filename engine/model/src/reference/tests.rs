@@ -83,9 +83,9 @@ fn run(
 ) -> Vec<Vec<Sampled>> {
     let collective: Arc<dyn Collective> = Arc::new(SharedMemory::new(degree));
     let rank = |rank| {
-        let team = Team::new(Shard { rank, degree }, Arc::clone(&collective));
+        let seat = Seat::new(Shard { rank, degree }, Arc::clone(&collective));
         let mut backend =
-            ReferenceBackend::load_on(source, team, CACHE, thread_count, &mut |_| {}).unwrap();
+            ReferenceBackend::load_on(source, seat, CACHE, thread_count, &mut |_| {}).unwrap();
         batches
             .iter()
             .map(|batch| backend.step(batch).unwrap())
