@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use berth_engine_model::cpu::Tier;
 use clap::{Parser, Subcommand, ValueEnum};
 
 /// Serves a language model over the OpenAI API, each rank pinned to the CPUs and memory it was
@@ -94,9 +95,14 @@ pub struct ModelArgs {
     /// What computes. `auto` is the CPU for now: there is no CUDA backend in this build.
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     pub device: Device,
-    /// Which implementation computes. `reference` is correct rather than fast.
+    /// Which implementation computes. `auto` is `reference` for now, which is correct rather than
+    /// fast; `cpu` has kernels for F32, F16, BF16, Q8_0, Q4_0 and Q4_1.
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     pub backend: Backend,
+    /// Whose instructions the CPU backend uses: avx512-bf16, avx512-vnni, avx512, avx2 or
+    /// portable. All give the same results. Default: the best that this CPU has.
+    #[arg(long, value_parser = Tier::named, value_name = "TIER")]
+    pub cpu_tier: Option<Tier>,
     /// The pod's annotation berth.dev/assignment as a file [default: /etc/berth/assignment, if
     /// it is there].
     #[arg(long, value_name = "FILE")]
@@ -122,7 +128,8 @@ pub struct ModelArgs {
     /// Memory for the KV cache over all ranks, such as 512Mi or 2Gi.
     #[arg(long, alias = "kv-cache-memory-bytes", value_parser = bytes, value_name = "BYTES")]
     pub kv_cache_memory: Option<u64>,
-    /// Type that weights are computed in; the reference backend has float32 only.
+    /// Type that weights are held in. `auto`: as they are stored, F32 and F16 rounded to bfloat16;
+    /// `float32`: the reference backend has that.
     #[arg(long, default_value = "auto", value_parser = ["auto", "float32", "float"])]
     pub dtype: String,
     /// How the weights are quantised. The file says it; `gguf` is accepted for GGUF files.
@@ -144,8 +151,10 @@ pub enum Device {
 /// `--backend`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Backend {
-    /// The fastest that the device has.
+    /// The fastest that can run the model.
     Auto,
+    /// Our own kernels on packed weights.
+    Cpu,
     /// candle on the CPU in float32.
     Reference,
 }
@@ -210,6 +219,7 @@ mod tests {
             "negative",
         );
         check_refused("berth-engine serve --model m --dtype bfloat16", "float32");
+        check_refused("berth-engine serve --model m --cpu-tier sse", "avx512-bf16");
     }
 
     #[test]

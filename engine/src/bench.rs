@@ -124,7 +124,8 @@ fn run(scheduler: &mut Scheduler, team: &Team) -> Result<Measured, Error> {
 fn render(args: &BenchArgs, model: &Model, load: Duration, measured: &Measured) -> Value {
     json!({
         "model": model.name,
-        "backend": "reference",
+        "backend": model.backend.name(),
+        "cpuTier": model.backend.tier(),
         "ranks": model.places.places.len(),
         "concurrency": args.concurrency,
         "inputLen": args.input_len,

@@ -6,17 +6,21 @@ use std::sync::Arc;
 
 use berth_engine_core::batch::TokenId;
 use berth_engine_core::schedule::Limits;
-use berth_engine_model::backend::{Backend, CacheShape, Collective, Shard};
+use berth_engine_model::backend::CacheShape;
 use berth_engine_model::config::ModelConfig;
-use berth_engine_model::reference::{LoadProgress, MemoryNeed, ReferenceBackend};
+use berth_engine_model::cpu::Unserved;
 use berth_engine_model::source::{GgufTokenizer, ModelSource, OpenError, TokenizerFiles};
 use berth_engine_text::{ChatTemplate, GgufVocab, LoadError, TemplateError, Tokenizer};
 
 use crate::args::{Device, ModelArgs};
 use crate::assign::{self, Identity, Places, read_machine};
-use crate::rank::{BackendError, LoadBackend};
+use crate::rank::LoadBackend;
+use choice::Choice;
 
-/// KV cache when nothing is said: SmolLM2-135M gets 23,000 tokens of it, in f32.
+mod choice;
+
+/// KV cache when nothing is said: SmolLM2-135M gets 46,000 tokens of it in bf16, half of that in
+/// the reference backend, which has f32.
 const KV_CACHE_BYTES_DEFAULT: u64 = 1 << 30;
 
 /// A model ready to be loaded.
@@ -25,6 +29,8 @@ pub(crate) struct Model {
     pub(crate) limits: Limits,
     pub(crate) places: Places,
     pub(crate) load: Arc<LoadBackend>,
+    /// What computes.
+    pub(crate) backend: Choice,
     /// The file's name without its ending.
     pub(crate) name: String,
     pub(crate) vocab_size: usize,
@@ -46,6 +52,15 @@ pub enum Error {
     /// There is no such backend here.
     #[error("--device cuda: this build has no CUDA backend yet; use --device cpu")]
     NoCuda,
+    /// The CPU backend was asked for by name.
+    #[error("--backend cpu")]
+    Unserved(#[source] Unserved),
+    /// The CPU backend has no weights in f32.
+    #[error(
+        "--backend cpu holds weights in bf16 or as they are quantised: leave --dtype away, or use \
+         --backend reference"
+    )]
+    NotF32,
     /// The file or folder is not sound.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -131,14 +146,16 @@ pub(crate) fn open(args: &ModelArgs) -> Result<Model, Error> {
         });
     }
     let places = places(args, config)?;
-    let (limits, cache) = limits(args, config)?;
+    let backend = choice::choose(args, &source, places.places.len())?;
+    let (limits, cache) = limits(args, config, backend)?;
     Ok(Model {
         text: text(&source)?,
         limits,
         places,
         name: name_of(args),
         vocab_size: config.vocab_size,
-        load: reference(Arc::clone(&source), cache),
+        load: backend.loader(Arc::clone(&source), cache),
+        backend,
     })
 }
 
@@ -171,9 +188,13 @@ fn check_degree(degree: usize, config: &ModelConfig) -> Result<(), Error> {
 
 /// The scheduler's bounds and the cache behind them. Where nothing was said, the longest sequence
 /// is what the model was trained for, or what fits.
-fn limits(args: &ModelArgs, config: &ModelConfig) -> Result<(Limits, CacheShape), Error> {
+fn limits(
+    args: &ModelArgs,
+    config: &ModelConfig,
+    backend: Choice,
+) -> Result<(Limits, CacheShape), Error> {
     let block_size = args.block_size;
-    let block_bytes = cache_bytes(config, block_size, 1).max(1);
+    let block_bytes = backend.block_bytes(config, block_size).max(1);
     let cache_bytes = args.kv_cache_memory.unwrap_or(KV_CACHE_BYTES_DEFAULT);
     let held_blocks = usize::try_from(cache_bytes / block_bytes).unwrap_or(usize::MAX);
     let held = held_blocks.saturating_mul(block_size);
@@ -212,17 +233,6 @@ fn limits(args: &ModelArgs, config: &ModelConfig) -> Result<(Limits, CacheShape)
             block_count: block_count as usize,
         },
     ))
-}
-
-fn cache_bytes(config: &ModelConfig, block_size: usize, block_count: usize) -> u64 {
-    MemoryNeed::of_all_ranks(
-        config,
-        CacheShape {
-            block_size,
-            block_count,
-        },
-    )
-    .cache_bytes
 }
 
 fn text(source: &ModelSource) -> Result<ModelText, Error> {
@@ -285,25 +295,4 @@ fn name_of(args: &ModelArgs) -> String {
         || path.display().to_string(),
         |name| name.to_string_lossy().into_owned(),
     )
-}
-
-fn reference(source: Arc<ModelSource>, cache: CacheShape) -> Arc<LoadBackend> {
-    Arc::new(move |shard: Shard, collective: Arc<dyn Collective>| {
-        let mut shown = 0;
-        let mut show = |progress: LoadProgress| show_progress(shard.rank, progress, &mut shown);
-        let backend = ReferenceBackend::load(&source, shard, cache, collective, &mut show);
-        match backend {
-            Ok(backend) => Ok(Box::new(backend) as Box<dyn Backend>),
-            Err(error) => Err(BackendError::from(error)),
-        }
-    })
-}
-
-/// A line for each tenth, by rank 0.
-fn show_progress(rank: usize, progress: LoadProgress, shown_tenths: &mut u64) {
-    let tenths = progress.done_bytes.saturating_mul(10) / progress.total_bytes.max(1);
-    if rank == 0 && tenths > *shown_tenths {
-        *shown_tenths = tenths;
-        tracing::info!("loading weights: {} %", tenths * 10);
-    }
 }

@@ -34,6 +34,15 @@ pub struct Shard {
     pub degree: usize,
 }
 
+/// How far loading is; both count bytes of this rank's weights as it holds them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Loaded so far.
+    pub done_bytes: u64,
+    /// When done.
+    pub total_bytes: u64,
+}
+
 /// Exchange between the ranks of one model. Every rank makes the same calls in the same order.
 pub trait Collective: Send + Sync + fmt::Debug {
     /// How many ranks take part.

@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod collective;
 pub mod config;
+pub mod cpu;
 pub mod reference;
 pub mod source;
 
@@ -10,6 +11,7 @@ mod available;
 mod batch_check;
 mod frequencies;
 mod seat;
+mod share;
 
 #[cfg(test)]
 mod tiny;

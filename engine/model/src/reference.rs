@@ -19,7 +19,7 @@ use berth_engine_core::batch::{Sampled, StepBatch};
 use berth_engine_core::sampling::{Choice, sample};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::backend::{Backend, CacheShape, Collective, Shard, StepError};
+use crate::backend::{Backend, CacheShape, Collective, LoadProgress, Shard, StepError};
 use crate::seat::Seat;
 use crate::source::ModelSource;
 use decoder::Decoder;
@@ -38,7 +38,7 @@ mod rope;
 mod shard;
 mod sum;
 
-pub use load::{LoadError, LoadProgress};
+pub use load::LoadError;
 pub use memory::MemoryNeed;
 
 /// One rank of the model, with its weights, its cache and its worker threads.

@@ -22,6 +22,11 @@ impl Seat {
         self.shard
     }
 
+    /// There are no other ranks.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.shard.degree == 1
+    }
+
     pub(crate) fn is_first(&self) -> bool {
         self.shard.rank == 0
     }
@@ -32,7 +37,7 @@ impl Seat {
 
     /// What every rank brings, in rank order.
     pub(crate) fn gather(&self, mine: Vec<f32>) -> Result<Vec<f32>, StepError> {
-        if self.shard.degree == 1 {
+        if self.is_alone() {
             return Ok(mine);
         }
         self.collective.all_gather(self.shard.rank, &mine)

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
+use candle_core::quantized::GgmlDType;
 
 use crate::config::{ConfigError, ModelConfig};
 
@@ -159,6 +160,36 @@ impl ModelSource {
             });
         }
         Ok(tensor)
+    }
+
+    /// How a weight of this model is stored.
+    pub(crate) fn encoding(&self, weight: Weight) -> GgmlDType {
+        self.store
+            .encoding(&self.naming.name(weight))
+            .expect("weights are checked when the model is opened")
+    }
+
+    /// What the files call a weight.
+    pub(crate) fn name_of(&self, weight: Weight) -> String {
+        self.naming.name(weight)
+    }
+
+    /// The stored bytes of some columns of one row of a matrix, in the order of [`Self::rows`];
+    /// the columns begin and end with a block of the encoding. `bytes` is overwritten.
+    pub(crate) fn row_bytes(
+        &self,
+        weight: Weight,
+        row: usize,
+        columns: &Range<usize>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ReadError> {
+        let stored_row = if self.naming.interleaves_pairs(weight) {
+            weight::row_before_pairs_apart(row, self.config.head_dim)
+        } else {
+            row
+        };
+        let name = self.naming.name(weight);
+        self.store.row_bytes(&name, stored_row, columns, bytes)
     }
 
     /// Every weight that the config asks for is there, in the shape that it says.

@@ -13,6 +13,10 @@ use serde_json::json;
 
 use crate::config::{ModelConfig, Rope, RopeScaling};
 
+mod quantised;
+
+pub(crate) use quantised::write_quantised;
+
 /// Name, shape (outermost first) and elements.
 pub(crate) type Weights = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
@@ -124,9 +128,7 @@ pub(crate) fn write_gguf(folder: &Path) -> PathBuf {
 /// The model as a GGUF file.
 pub(crate) fn gguf_bytes(weights: &Weights) -> Vec<u8> {
     let mut gguf = Gguf::default();
-    gguf.text("general.architecture", "llama");
-    gguf.text("general.name", "tiny");
-    for (key, value) in [
+    gguf.head(&[
         ("block_count", 2),
         ("context_length", 128),
         ("embedding_length", 40),
@@ -136,15 +138,7 @@ pub(crate) fn gguf_bytes(weights: &Weights) -> Vec<u8> {
         ("attention.key_length", 8),
         ("attention.value_length", 8),
         ("rope.dimension_count", 8),
-    ] {
-        gguf.integer(&format!("llama.{key}"), value);
-    }
-    gguf.number("llama.attention.layer_norm_rms_epsilon", 1e-5);
-    gguf.number("llama.rope.freq_base", 10_000.0);
-    gguf.text("tokenizer.ggml.model", "gpt2");
-    gguf.texts("tokenizer.ggml.tokens", &["<s>", "a", "b"]);
-    gguf.integer("tokenizer.ggml.bos_token_id", 1);
-    gguf.integer("tokenizer.ggml.eos_token_id", 2);
+    ]);
     for (name, (shape, elements)) in weights {
         let rotated = name.contains("q_proj") || name.contains("k_proj");
         let elements = if rotated {
@@ -209,6 +203,21 @@ impl Gguf {
         self.key_count += 1;
         string(&mut self.keys, key);
         self.keys.extend(kind.to_le_bytes());
+    }
+
+    /// Everything but the tensors, with these numbers of the architecture.
+    fn head(&mut self, numbers: &[(&str, u32)]) {
+        self.text("general.architecture", "llama");
+        self.text("general.name", "tiny");
+        for (key, value) in numbers {
+            self.integer(&format!("llama.{key}"), *value);
+        }
+        self.number("llama.attention.layer_norm_rms_epsilon", 1e-5);
+        self.number("llama.rope.freq_base", 10_000.0);
+        self.text("tokenizer.ggml.model", "gpt2");
+        self.texts("tokenizer.ggml.tokens", &["<s>", "a", "b"]);
+        self.integer("tokenizer.ggml.bos_token_id", 1);
+        self.integer("tokenizer.ggml.eos_token_id", 2);
     }
 
     pub(crate) fn text(&mut self, key: &str, value: &str) {

@@ -53,7 +53,7 @@ const EDGES: [(&str, &[&str], &[&str]); 13] = [
     ),
     (
         "berth-engine-model",
-        &["berth-engine-core", "berth-topology"],
+        &["berth-engine-core", "berth-engine-cpu", "berth-topology"],
         &["kube", "actix-web", "tokio"],
     ),
     (

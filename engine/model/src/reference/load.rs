@@ -10,19 +10,10 @@ use super::linear::{Linear, chunks};
 use super::memory::MemoryNeed;
 use super::shard::{Part, parts_of_rank, vocab_of_rank};
 use crate::available::available_bytes;
-use crate::backend::{CacheShape, Shard, StepError};
+use crate::backend::{CacheShape, LoadProgress, Shard, StepError};
 use crate::config::ModelConfig;
 use crate::frequencies::Frequencies;
 use crate::source::{LayerWeight, ModelSource, ReadError, Weight};
-
-/// How far loading is; both count f32 bytes of this rank's weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoadProgress {
-    /// Loaded so far.
-    pub done_bytes: u64,
-    /// When done.
-    pub total_bytes: u64,
-}
 
 /// Why a rank cannot load its part of the model.
 #[derive(Debug, thiserror::Error)]

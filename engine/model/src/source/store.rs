@@ -86,26 +86,64 @@ impl TensorStore {
             .sum()
     }
 
+    /// How tensor `name` is stored, where there is one.
+    pub(crate) fn encoding(&self, name: &str) -> Option<GgmlDType> {
+        self.tensors.get(name).map(|(_, stored)| stored.encoding)
+    }
+
+    /// The stored bytes of some columns of one row; they begin and end with a block of the
+    /// encoding. `bytes` is overwritten.
+    pub(crate) fn row_bytes(
+        &self,
+        name: &str,
+        row: usize,
+        columns: &Range<usize>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ReadError> {
+        let (file_index, stored) = self.stored(name);
+        let (range, _) = stored.locate(&(row..row + 1));
+        let of =
+            |column: usize| column / stored.encoding.block_size() * stored.encoding.type_size();
+        let start = range.start + of(columns.start);
+        bytes.resize(of(columns.end) - of(columns.start), 0);
+        self.read(name, file_index, stored.range.start + start as u64, bytes)
+    }
+
     /// Rows of tensor `name` as `(rows, columns)`, f32; a vector is one row.
     pub(crate) fn rows(&self, name: &str, rows: Range<usize>) -> Result<Tensor, ReadError> {
-        let (file_index, stored) = self
-            .tensors
-            .get(name)
-            .expect("weights are checked when the model is opened");
-        let (path, file) = &self.files[*file_index];
+        let (file_index, stored) = self.stored(name);
         let (range, columns) = stored.locate(&rows);
         let mut bytes = vec![0; range.len()];
         let start = stored.range.start + range.start as u64;
-        file.read_exact_at(&mut bytes, start)
-            .map_err(|source| ReadError::Io {
-                name: name.to_owned(),
-                path: path.clone(),
-                source,
-            })?;
+        self.read(name, file_index, start, &mut bytes)?;
         decode(stored.encoding, &bytes, (rows.len(), columns)).map_err(|source| ReadError::Decode {
             name: name.to_owned(),
             source,
         })
+    }
+
+    fn stored(&self, name: &str) -> (usize, &Stored) {
+        let (file_index, stored) = self
+            .tensors
+            .get(name)
+            .expect("weights are checked when the model is opened");
+        (*file_index, stored)
+    }
+
+    fn read(
+        &self,
+        name: &str,
+        file_index: usize,
+        start: u64,
+        bytes: &mut [u8],
+    ) -> Result<(), ReadError> {
+        let (path, file) = &self.files[file_index];
+        file.read_exact_at(bytes, start)
+            .map_err(|source| ReadError::Io {
+                name: name.to_owned(),
+                path: path.clone(),
+                source,
+            })
     }
 }
 

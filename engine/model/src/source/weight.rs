@@ -83,6 +83,13 @@ pub(crate) fn pairs_apart(rows: &Tensor, head_dim: usize) -> candle_core::Result
         .reshape((row_count, inputs))
 }
 
+/// Which row of GGUF's order is row `row` of [`pairs_apart`].
+pub(crate) fn row_before_pairs_apart(row: usize, head_dim: usize) -> usize {
+    let (head, channel) = (row / head_dim, row % head_dim);
+    let (side, pair) = (channel / (head_dim / 2), channel % (head_dim / 2));
+    head * head_dim + 2 * pair + side
+}
+
 // === impl LayerWeight ===
 
 impl LayerWeight {
@@ -157,5 +164,24 @@ impl Naming {
             Weight::Layer(_, LayerWeight::Query | LayerWeight::Key)
         );
         self == Self::Gguf && rotated
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn single_rows_come_from_where_whole_heads_come_from() {
+        let stored: Vec<f32> = (0_u8..24).map(f32::from).collect();
+        let rows = Tensor::from_vec(stored, (24, 1), &Device::Cpu).unwrap();
+        let apart = pairs_apart(&rows, 8).unwrap();
+        let expected: Vec<f32> = apart.flatten_all().unwrap().to_vec1().unwrap();
+        let found: Vec<f32> = (0..24)
+            .map(|row| f32::from(u8::try_from(row_before_pairs_apart(row, 8)).unwrap()))
+            .collect();
+        assert_eq!(found, expected);
     }
 }

@@ -1,0 +1,301 @@
+//! From a model's files to one rank's decoder, row by row into packed form.
+
+use std::cell::RefCell;
+use std::io;
+
+use berth_engine_cpu::attention::KvCache;
+use berth_engine_cpu::matrix::{Matrix, PackError, Row, RowError};
+use berth_engine_cpu::team::Team;
+use candle_core::quantized::GgmlDType;
+use half::{bf16, f16};
+
+use super::decoder::{Decoder, Layer, Tables};
+use super::memory::{MemoryNeed, attention_shape};
+use super::spec::{LayerSpec, MatrixSpec, Part, Unserved, part_of_rank, tables, vocab_of_rank};
+use crate::available::available_bytes;
+use crate::backend::{CacheShape, LoadProgress, Shard, StepError};
+use crate::frequencies::Frequencies;
+use crate::source::{LayerWeight, ModelSource, ReadError, Weight};
+
+/// Why a rank cannot load its part of the model.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The rank or the number of ranks cannot be.
+    #[error("loading {model} as rank {rank} of {degree}: it can be cut into 1 to {degree_max}")]
+    Shard {
+        /// The model's name.
+        model: String,
+        /// The rank asked for.
+        rank: usize,
+        /// The number of ranks asked for.
+        degree: usize,
+        /// The model's KV heads.
+        degree_max: usize,
+    },
+    /// The cache has no slots, or more than can be counted.
+    #[error("a KV cache of {} blocks of {} tokens cannot be", shape.block_count, shape.block_size)]
+    Cache {
+        /// The shape asked for.
+        shape: CacheShape,
+    },
+    /// There are no kernels for it.
+    #[error("loading {model}")]
+    Unserved {
+        /// The model's name.
+        model: String,
+        /// What there is no kernel for.
+        #[source]
+        source: Unserved,
+    },
+    /// The machine has too little memory left.
+    #[error(
+        "loading {model} takes {need}, {available_mb} MB are available: give it more memory, a \
+         smaller KV cache or a smaller model"
+    )]
+    TooLarge {
+        /// The model's name.
+        model: String,
+        /// What all ranks take together.
+        need: MemoryNeed,
+        /// What the machine or the control group has left.
+        available_mb: u64,
+    },
+    /// A weight cannot be read.
+    #[error("loading {model}")]
+    Read {
+        /// The model's name.
+        model: String,
+        /// What went wrong.
+        #[source]
+        source: Box<ReadError>,
+    },
+    /// A matrix cannot be packed.
+    #[error("packing {tensor} of {model}")]
+    Pack {
+        /// The model's name.
+        model: String,
+        /// The matrix's first tensor.
+        tensor: String,
+        /// What went wrong.
+        #[source]
+        source: Box<PackError<RowFailure>>,
+    },
+    /// The rank's worker threads could not be started.
+    #[error("starting worker threads of rank {rank}")]
+    Threads {
+        /// The rank.
+        rank: usize,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// Another rank failed to load.
+    #[error("loading with the other ranks")]
+    Peer(#[source] StepError),
+}
+
+/// Why a row cannot be packed.
+#[derive(Debug, thiserror::Error)]
+pub enum RowFailure {
+    /// The files changed or the disk failed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// It does not fit its form.
+    #[error(transparent)]
+    Row(#[from] RowError),
+}
+
+/// Loads one rank's part.
+pub(crate) struct Loader<'a> {
+    pub(crate) source: &'a ModelSource,
+    pub(crate) shard: Shard,
+    pub(crate) cache: CacheShape,
+    pub(crate) team: &'a mut Team,
+    pub(crate) progress: &'a mut (dyn FnMut(LoadProgress) + Send),
+    pub(crate) done_bytes: u64,
+    pub(crate) total_bytes: u64,
+}
+
+/// Checks what can be known before memory is taken; what this rank will take.
+pub(crate) fn check(
+    source: &ModelSource,
+    shard: Shard,
+    cache: CacheShape,
+) -> Result<MemoryNeed, LoadError> {
+    let config = source.config();
+    let model = || config.name.clone();
+    let degree_max = config.kv_head_count;
+    if shard.degree == 0 || shard.degree > degree_max || shard.rank >= shard.degree {
+        let Shard { rank, degree } = shard;
+        return Err(LoadError::Shard {
+            model: model(),
+            rank,
+            degree,
+            degree_max,
+        });
+    }
+    let countable = u32::try_from(cache.block_count).is_ok() && cache.block_size <= 1 << 16;
+    if cache.block_size == 0 || cache.block_count == 0 || !countable {
+        return Err(LoadError::Cache { shape: cache });
+    }
+    let unserved = |source| LoadError::Unserved {
+        model: model(),
+        source,
+    };
+    let need = MemoryNeed::of_all_ranks(source, shard.degree, cache).map_err(unserved)?;
+    match available_bytes() {
+        Some(available) if need.total_bytes() > available => Err(LoadError::TooLarge {
+            model: model(),
+            need,
+            available_mb: available / 1_000_000,
+        }),
+        _ => MemoryNeed::of_rank(source, shard, cache).map_err(unserved),
+    }
+}
+
+// === impl Loader ===
+
+impl Loader<'_> {
+    pub(crate) fn load(mut self) -> Result<Decoder, LoadError> {
+        let config = self.source.config();
+        let part = part_of_rank(config, self.shard);
+        let tables = self.tables(&part)?;
+        let layers = (0..config.layer_count)
+            .map(|index| self.layer(index, &part))
+            .collect::<Result<_, _>>()?;
+        Ok(Decoder {
+            layers,
+            tables,
+            final_norm: self.vector(Weight::FinalNorm)?,
+            frequencies: Frequencies::new(config),
+            rms_norm_eps: config.rms_norm_eps,
+            hidden_size: config.hidden_size,
+            intermediate_size: part.intermediate.len(),
+            attention: attention_shape(config, &part, self.cache),
+        })
+    }
+
+    fn tables(&mut self, part: &Part) -> Result<Tables, LoadError> {
+        let config = self.source.config();
+        let (embedding, head) = tables(config, part);
+        let embedding = self.matrix(&embedding)?;
+        let (head, embedding) = match head {
+            Some(head) => (self.matrix(&head)?, Some(embedding)),
+            None => (embedding, None),
+        };
+        let degree = self.shard.degree;
+        let by_rank = (0..degree).map(|rank| vocab_of_rank(config, Shard { rank, degree }));
+        Ok(Tables {
+            by_rank: by_rank.collect(),
+            head,
+            embedding,
+        })
+    }
+
+    fn layer(&mut self, index: usize, part: &Part) -> Result<Layer, LoadError> {
+        let spec = LayerSpec::new(self.source.config(), part, index);
+        let shape = attention_shape(self.source.config(), part, self.cache);
+        Ok(Layer {
+            attention_norm: self.vector(Weight::Layer(index, LayerWeight::AttentionNorm))?,
+            qkv: self.matrix(&spec.qkv)?,
+            output: self.matrix(&spec.output)?,
+            mlp_norm: self.vector(Weight::Layer(index, LayerWeight::MlpNorm))?,
+            gate_up: self.matrix(&spec.gate_up)?,
+            down: self.matrix(&spec.down)?,
+            cache: KvCache::new(shape),
+        })
+    }
+
+    fn matrix(&mut self, spec: &MatrixSpec) -> Result<Matrix, LoadError> {
+        let source = self.source;
+        let model = || source.config().name.clone();
+        let form = spec
+            .form(source, self.shard.degree)
+            .map_err(|source| LoadError::Unserved {
+                model: model(),
+                source,
+            })?;
+        let row = |output: usize, to: &mut Row<'_>| pack_row(source, spec, output, to);
+        let matrix =
+            Matrix::pack(form, spec.shape(), self.team, &row).map_err(|error| LoadError::Pack {
+                model: model(),
+                tensor: source.name_of(spec.rows[0].0),
+                source: Box::new(error),
+            })?;
+        self.report(matrix.bytes() as u64);
+        Ok(matrix)
+    }
+
+    fn vector(&mut self, weight: Weight) -> Result<Vec<f32>, LoadError> {
+        let read = || {
+            let decode = |source| ReadError::Decode {
+                name: self.source.name_of(weight),
+                source,
+            };
+            let vector = self.source.rows(weight, 0..1)?;
+            vector
+                .flatten_all()
+                .and_then(|vector| vector.to_vec1::<f32>())
+                .map_err(decode)
+        };
+        let vector = read().map_err(|error| LoadError::Read {
+            model: self.source.config().name.clone(),
+            source: Box::new(error),
+        })?;
+        self.report(size_of_val(vector.as_slice()) as u64);
+        Ok(vector)
+    }
+
+    fn report(&mut self, bytes: u64) {
+        self.done_bytes += bytes;
+        (self.progress)(LoadProgress {
+            done_bytes: self.done_bytes,
+            total_bytes: self.total_bytes,
+        });
+    }
+}
+
+thread_local! {
+    /// A worker's stored bytes of a row, and their values.
+    static ROW: RefCell<(Vec<u8>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+}
+
+fn pack_row(
+    source: &ModelSource,
+    spec: &MatrixSpec,
+    output: usize,
+    to: &mut Row<'_>,
+) -> Result<(), RowFailure> {
+    let (weight, row) = spec.row(output);
+    ROW.with_borrow_mut(|(bytes, values)| {
+        source.row_bytes(weight, row, &spec.columns, bytes)?;
+        Ok(write(source.encoding(weight), bytes, values, to)?)
+    })
+}
+
+/// F32 and F16 are rounded to bf16; all else is held as it is stored.
+fn write(
+    encoding: GgmlDType,
+    bytes: &[u8],
+    values: &mut Vec<f32>,
+    to: &mut Row<'_>,
+) -> Result<(), RowError> {
+    let (pairs, _) = bytes.as_chunks::<2>();
+    values.clear();
+    match encoding {
+        GgmlDType::Q8_0 => return to.write_q8_0(bytes),
+        GgmlDType::Q4_0 => return to.write_q4_0(bytes),
+        GgmlDType::Q4_1 => return to.write_q4_1(bytes),
+        GgmlDType::F16 => {
+            values.extend(pairs.iter().map(|pair| f16::from_le_bytes(*pair).to_f32()));
+        }
+        GgmlDType::BF16 => {
+            values.extend(pairs.iter().map(|pair| bf16::from_le_bytes(*pair).to_f32()));
+        }
+        _ => {
+            let (fours, _) = bytes.as_chunks::<4>();
+            values.extend(fours.iter().map(|four| f32::from_le_bytes(*four)));
+        }
+    }
+    to.write_f32(values)
+}

@@ -1,0 +1,295 @@
+//! Which matrices a rank holds: what each is put together from, and in which form it is packed.
+
+use std::ops::Range;
+
+use berth_engine_cpu::matrix::{BLOCK, Form};
+use candle_core::quantized::GgmlDType;
+
+use crate::backend::Shard;
+use crate::config::ModelConfig;
+use crate::share::share;
+use crate::source::{LayerWeight, ModelSource, Weight};
+
+/// What one rank computes, as ranges of the whole model's rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) kv_head_count: usize,
+    /// Outputs of the query projection, inputs of the output projection.
+    pub(crate) query: Range<usize>,
+    /// Outputs of the key and of the value projection.
+    pub(crate) kv: Range<usize>,
+    /// Outputs of gate and up, inputs of down.
+    pub(crate) intermediate: Range<usize>,
+    /// Tokens whose embedding and logit it holds.
+    pub(crate) vocab: Range<usize>,
+}
+
+/// One packed matrix.
+#[derive(Clone, Debug)]
+pub(crate) struct MatrixSpec {
+    /// Rows of these weights, one after the other.
+    pub(crate) rows: Vec<(Weight, Range<usize>)>,
+    /// Columns of each.
+    pub(crate) columns: Range<usize>,
+}
+
+/// The matrices of one layer.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerSpec {
+    pub(crate) qkv: MatrixSpec,
+    pub(crate) output: MatrixSpec,
+    pub(crate) gate_up: MatrixSpec,
+    pub(crate) down: MatrixSpec,
+}
+
+/// Why a model is not one for this backend.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unserved {
+    /// There is no kernel for a weight as it is stored.
+    #[error(
+        "tensor {name} is stored as {encoding}; the CPU backend has kernels for F32, F16, BF16, \
+         Q8_0, Q4_0 and Q4_1: use --backend reference"
+    )]
+    Encoding {
+        /// The tensor.
+        name: String,
+        /// GGUF's name of how it is stored.
+        encoding: String,
+    },
+    /// Weights that are multiplied at once are stored in different ways.
+    #[error(
+        "tensors {first} and {second} are stored in different ways ({forms}), which the CPU \
+         backend cannot join: use --backend reference"
+    )]
+    Mixed {
+        /// A tensor.
+        first: String,
+        /// Another.
+        second: String,
+        /// How.
+        forms: String,
+    },
+    /// Blocks of a quantised weight cannot be cut.
+    #[error(
+        "tensor {name} cannot be cut for {degree} ranks at multiples of {BLOCK} columns, which its \
+         blocks need: use fewer ranks or --backend reference"
+    )]
+    Cut {
+        /// The tensor.
+        name: String,
+        /// Ranks.
+        degree: usize,
+    },
+}
+
+/// How weights are stored; [`Form::Bf16`] for all that are not quantised.
+pub(crate) fn form_of(encoding: GgmlDType) -> Option<Form> {
+    match encoding {
+        GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => Some(Form::Bf16),
+        GgmlDType::Q8_0 => Some(Form::Int8),
+        GgmlDType::Q4_0 => Some(Form::Int4),
+        GgmlDType::Q4_1 => Some(Form::Int4Min),
+        _ => None,
+    }
+}
+
+/// The part of rank `shard.rank`; when heads do not divide, lower ranks hold one more. Row
+/// parallel weights are cut at multiples of [`BLOCK`] where they have as many blocks as ranks.
+pub(crate) fn part_of_rank(config: &ModelConfig, shard: Shard) -> Part {
+    let Shard { rank, degree } = shard;
+    let heads = share(config.kv_head_count, degree, rank);
+    let group = config.heads_per_group() * config.head_dim;
+    Part {
+        kv_head_count: heads.len(),
+        query: heads.start * group..heads.end * group,
+        kv: heads.start * config.head_dim..heads.end * config.head_dim,
+        intermediate: share_in_blocks(config.intermediate_size, degree, rank),
+        vocab: vocab_of_rank(config, shard),
+    }
+}
+
+/// The tokens of rank `shard.rank`.
+pub(crate) fn vocab_of_rank(config: &ModelConfig, shard: Shard) -> Range<usize> {
+    share(config.vocab_size, shard.degree, shard.rank)
+}
+
+fn share_in_blocks(total: usize, degree: usize, rank: usize) -> Range<usize> {
+    let is_cut_in_blocks = total.is_multiple_of(BLOCK) && total / BLOCK >= degree;
+    let unit = if is_cut_in_blocks { BLOCK } else { 1 };
+    let units = share(total / unit, degree, rank);
+    units.start * unit..units.end * unit
+}
+
+/// The embedding, and the output projection where it is another matrix.
+pub(crate) fn tables(config: &ModelConfig, part: &Part) -> (MatrixSpec, Option<MatrixSpec>) {
+    let of = |weight| MatrixSpec::new([(weight, part.vocab.clone())], 0..config.hidden_size);
+    let head = (!config.tied_embeddings).then(|| of(Weight::Head));
+    (of(Weight::Embedding), head)
+}
+
+/// Every matrix that a rank holds.
+pub(crate) fn all(config: &ModelConfig, part: &Part) -> Vec<MatrixSpec> {
+    let (embedding, head) = tables(config, part);
+    let layers = (0..config.layer_count).flat_map(|index| {
+        let layer = LayerSpec::new(config, part, index);
+        [layer.qkv, layer.output, layer.gate_up, layer.down]
+    });
+    [embedding].into_iter().chain(head).chain(layers).collect()
+}
+
+/// Checks that every matrix of every rank can be packed; the forms that there are.
+///
+/// # Errors
+/// Names the first tensor that cannot.
+pub(crate) fn check(source: &ModelSource, degree: usize) -> Result<Vec<Form>, Unserved> {
+    let mut forms = Vec::new();
+    for rank in 0..degree {
+        let part = part_of_rank(source.config(), Shard { rank, degree });
+        for spec in all(source.config(), &part) {
+            let form = spec.form(source, degree)?;
+            if !forms.contains(&form) {
+                forms.push(form);
+            }
+        }
+    }
+    Ok(forms)
+}
+
+// === impl LayerSpec ===
+
+impl LayerSpec {
+    pub(crate) fn new(config: &ModelConfig, part: &Part, index: usize) -> Self {
+        let at = |weight| Weight::Layer(index, weight);
+        let hidden = 0..config.hidden_size;
+        Self {
+            qkv: MatrixSpec::new(
+                [
+                    (at(LayerWeight::Query), part.query.clone()),
+                    (at(LayerWeight::Key), part.kv.clone()),
+                    (at(LayerWeight::Value), part.kv.clone()),
+                ],
+                hidden.clone(),
+            ),
+            output: MatrixSpec::new(
+                [(at(LayerWeight::Output), hidden.clone())],
+                part.query.clone(),
+            ),
+            gate_up: MatrixSpec::new(
+                [LayerWeight::Gate, LayerWeight::Up]
+                    .map(|weight| (at(weight), part.intermediate.clone())),
+                hidden.clone(),
+            ),
+            down: MatrixSpec::new([(at(LayerWeight::Down), hidden)], part.intermediate.clone()),
+        }
+    }
+}
+
+// === impl MatrixSpec ===
+
+impl MatrixSpec {
+    fn new<const N: usize>(rows: [(Weight, Range<usize>); N], columns: Range<usize>) -> Self {
+        Self {
+            rows: rows.to_vec(),
+            columns,
+        }
+    }
+
+    /// Outputs and inputs.
+    pub(crate) fn shape(&self) -> (usize, usize) {
+        let outputs = self.rows.iter().map(|(_, rows)| rows.len()).sum();
+        (outputs, self.columns.len())
+    }
+
+    /// Which row of which weight an output is.
+    pub(crate) fn row(&self, mut output: usize) -> (Weight, usize) {
+        for (weight, rows) in &self.rows {
+            if output < rows.len() {
+                return (*weight, rows.start + output);
+            }
+            output -= rows.len();
+        }
+        unreachable!("outputs are below the sum of the rows")
+    }
+
+    /// The form that it is packed in.
+    pub(crate) fn form(&self, source: &ModelSource, degree: usize) -> Result<Form, Unserved> {
+        let (first, _) = self.rows[0];
+        let form = form_of_weight(source, first)?;
+        for (weight, _) in &self.rows[1..] {
+            let other = form_of_weight(source, *weight)?;
+            if other != form {
+                return Err(Unserved::Mixed {
+                    first: source.name_of(first),
+                    second: source.name_of(*weight),
+                    forms: format!("{form} and {other}"),
+                });
+            }
+        }
+        let Range { start, end } = self.columns;
+        if form != Form::Bf16 && !(start.is_multiple_of(BLOCK) && end.is_multiple_of(BLOCK)) {
+            let name = source.name_of(first);
+            return Err(Unserved::Cut { name, degree });
+        }
+        Ok(form)
+    }
+}
+
+fn form_of_weight(source: &ModelSource, weight: Weight) -> Result<Form, Unserved> {
+    let encoding = source.encoding(weight);
+    form_of(encoding).ok_or_else(|| Unserved::Encoding {
+        name: source.name_of(weight),
+        encoding: format!("{encoding:?}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tiny;
+
+    #[test]
+    fn parts_of_all_ranks_cover_the_model_once() {
+        let mut config = tiny::config();
+        for intermediate_size in [50, 64, 96, 1536] {
+            config.intermediate_size = intermediate_size;
+            for degree in 1..=3 {
+                let parts: Vec<Part> = (0..degree)
+                    .map(|rank| part_of_rank(&config, Shard { rank, degree }))
+                    .collect();
+                let ranges: [fn(&Part) -> Range<usize>; 4] = [
+                    |part| part.query.clone(),
+                    |part| part.kv.clone(),
+                    |part| part.intermediate.clone(),
+                    |part| part.vocab.clone(),
+                ];
+                for (range, total) in ranges.into_iter().zip([72, 24, intermediate_size, 101]) {
+                    assert_eq!(range(&parts[0]).start, 0);
+                    assert_eq!(range(&parts[degree - 1]).end, total);
+                    let follows = |pair: &[Part]| range(&pair[0]).end == range(&pair[1]).start;
+                    assert!(parts.windows(2).all(follows));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn row_parallel_weights_are_cut_at_whole_blocks() {
+        assert_eq!(share_in_blocks(96, 2, 0), 0..64);
+        assert_eq!(share_in_blocks(96, 2, 1), 64..96);
+        // Two blocks for three ranks, or no whole blocks.
+        assert_eq!(share_in_blocks(64, 3, 0), 0..22);
+        assert_eq!(share_in_blocks(50, 2, 1), 25..50);
+    }
+
+    #[test]
+    fn an_output_is_a_row_of_one_of_the_joined_weights() {
+        let part = part_of_rank(&tiny::config(), Shard { rank: 1, degree: 3 });
+        let spec = LayerSpec::new(&tiny::config(), &part, 1).qkv;
+        assert_eq!(spec.shape(), (24 + 8 + 8, 40));
+        let at = |weight| Weight::Layer(1, weight);
+        assert_eq!(spec.row(0), (at(LayerWeight::Query), 24));
+        assert_eq!(spec.row(23), (at(LayerWeight::Query), 47));
+        assert_eq!(spec.row(24), (at(LayerWeight::Key), 8));
+        assert_eq!(spec.row(39), (at(LayerWeight::Value), 15));
+    }
+}

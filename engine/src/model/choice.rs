@@ -1,0 +1,118 @@
+//! Which backend runs a model, and how a rank loads it.
+
+use std::sync::Arc;
+
+use berth_engine_model::backend::{Backend, CacheShape, Collective, LoadProgress, Shard};
+use berth_engine_model::config::ModelConfig;
+use berth_engine_model::cpu::{self, CpuBackend, Setup, Tier};
+use berth_engine_model::reference::{self, ReferenceBackend};
+use berth_engine_model::source::ModelSource;
+
+use super::Error;
+use crate::args::{self, ModelArgs};
+use crate::rank::{BackendError, LoadBackend};
+
+/// The backend that computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// Our own kernels, of this tier.
+    Cpu(Tier),
+    /// candle in f32.
+    Reference,
+}
+
+/// Chooses what `args` ask for, and says in one line what and why.
+///
+/// # Errors
+/// When a backend was asked for by name that cannot run the model as asked.
+pub(crate) fn choose(
+    args: &ModelArgs,
+    source: &ModelSource,
+    degree: usize,
+) -> Result<Choice, Error> {
+    let served = cpu::serves(source, degree);
+    let is_f32 = args.dtype != "auto";
+    let tier = args.cpu_tier.unwrap_or_else(Tier::best);
+    let choice = match (args.backend, served) {
+        // Until every form has fast kernels, the CPU backend is asked for by name.
+        (args::Backend::Auto | args::Backend::Reference, _) => Choice::Reference,
+        (args::Backend::Cpu, _) if is_f32 => return Err(Error::NotF32),
+        (args::Backend::Cpu, Err(source)) => return Err(Error::Unserved(source)),
+        (args::Backend::Cpu, Ok(forms)) => {
+            let forms: Vec<&str> = forms.iter().map(|form| form.name()).collect();
+            let forms = forms.join(", ");
+            tracing::info!("backend cpu: kernels of tier {tier}, weights held as {forms}");
+            Choice::Cpu(tier)
+        }
+    };
+    Ok(choice)
+}
+
+// === impl Choice ===
+
+impl Choice {
+    /// As the flag calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cpu(_) => "cpu",
+            Self::Reference => "reference",
+        }
+    }
+
+    /// Whose instructions are used, where that is a choice.
+    pub(crate) fn tier(self) -> Option<&'static str> {
+        match self {
+            Self::Cpu(tier) => Some(tier.name()),
+            Self::Reference => None,
+        }
+    }
+
+    /// Bytes that a block of the KV cache takes over all layers and ranks.
+    pub(crate) fn block_bytes(self, config: &ModelConfig, block_size: usize) -> u64 {
+        let cache = CacheShape {
+            block_size,
+            block_count: 1,
+        };
+        match self {
+            Self::Cpu(_) => cpu::block_bytes(config, block_size),
+            Self::Reference => reference::MemoryNeed::of_all_ranks(config, cache).cache_bytes,
+        }
+    }
+
+    /// Loads a rank's part on the rank's thread.
+    pub(crate) fn loader(self, source: Arc<ModelSource>, cache: CacheShape) -> Arc<LoadBackend> {
+        Arc::new(move |shard: Shard, collective: Arc<dyn Collective>| {
+            let mut shown = 0;
+            let mut show = |progress: LoadProgress| show_progress(shard.rank, progress, &mut shown);
+            match self {
+                Self::Cpu(tier) => {
+                    let setup = Setup { cache, tier };
+                    boxed(CpuBackend::load(
+                        &source, shard, setup, collective, &mut show,
+                    ))
+                }
+                Self::Reference => boxed(ReferenceBackend::load(
+                    &source, shard, cache, collective, &mut show,
+                )),
+            }
+        })
+    }
+}
+
+fn boxed<B: Backend + 'static, E: Into<BackendError>>(
+    loaded: Result<B, E>,
+) -> Result<Box<dyn Backend>, BackendError> {
+    match loaded {
+        Ok(backend) => Ok(Box::new(backend)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A line for each tenth, by rank 0.
+fn show_progress(rank: usize, progress: LoadProgress, shown_tenths: &mut u64) {
+    let tenths = progress.done_bytes.saturating_mul(10) / progress.total_bytes.max(1);
+    if rank == 0 && tenths > *shown_tenths {
+        *shown_tenths = tenths;
+        tracing::info!("loading weights: {} %", tenths * 10);
+    }
+}
