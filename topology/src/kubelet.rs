@@ -50,6 +50,10 @@ pub struct Plugin {
     /// Whether the set that was promised is the set that a pod gets.
     #[serde(default)]
     pub exact: bool,
+    /// Whether it tells the kubelet no NUMA nodes, so that the topology manager does not align its devices
+    /// (`--numa-hints=off`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unaligned: bool,
 }
 
 open_enum! {

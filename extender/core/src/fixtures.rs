@@ -115,6 +115,7 @@ pub fn exact(name: &str, policy: &str) -> Status {
             owner: PluginOwner::Berth,
             registered: true,
             exact: true,
+            unaligned: false,
         }],
         ..status(name, 8)
     }

@@ -22,6 +22,7 @@ fn used(machine: &str) -> String {
         owner: PluginOwner::Berth,
         registered: true,
         exact: false,
+        unaligned: false,
     }];
     status.allocations = vec![Allocation {
         devices: vec![status.gpus[1].uuid.clone()],

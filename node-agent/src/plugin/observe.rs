@@ -151,7 +151,8 @@ impl Observer {
         let plugins = resources.iter().map(|resource| {
             let standing = standings.get(resource).map(|standing| standing.borrow());
             let others_serve = allocatable.devices_of(resource).next().is_some();
-            plugin(resource, standing.as_deref(), others_serve)
+            let has_hints = self.settings.numa_hints;
+            plugin(resource, standing.as_deref(), others_serve, has_hints)
         });
         Given {
             plugins: plugins.collect(),
@@ -184,7 +185,12 @@ impl Schedule {
 }
 
 /// Who serves a resource. `standing` is ours, where we mean to serve it.
-fn plugin(resource: &str, standing: Option<&Standing>, others_serve: bool) -> Plugin {
+fn plugin(
+    resource: &str,
+    standing: Option<&Standing>,
+    others_serve: bool,
+    has_hints: bool,
+) -> Plugin {
     let (owner, registered) = match standing {
         Some(Standing::Registered) => (PluginOwner::Berth, true),
         Some(Standing::Away) => (PluginOwner::Berth, false),
@@ -197,6 +203,7 @@ fn plugin(resource: &str, standing: Option<&Standing>, others_serve: bool) -> Pl
         owner,
         registered,
         exact: owner == PluginOwner::Berth,
+        unaligned: owner == PluginOwner::Berth && !has_hints,
     }
 }
 
@@ -240,7 +247,8 @@ mod tests {
 
     #[track_caller]
     fn check(standing: Option<Standing>, others_serve: bool, expected: Expect) {
-        let plugin = plugin("nvidia.com/gpu", standing.as_ref(), others_serve);
+        let plugin = plugin("nvidia.com/gpu", standing.as_ref(), others_serve, true);
+        assert!(!plugin.unaligned);
         let Plugin {
             owner,
             registered,

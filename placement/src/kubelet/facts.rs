@@ -7,6 +7,7 @@ use berth_topology::kubelet::PluginOwner;
 use berth_topology::node::Status;
 use berth_topology::numa::NumaNode;
 
+use crate::facts::GpuFacts;
 use crate::kubelet::exact::Inexact;
 use crate::kubelet::hints::NodeCpus;
 use crate::kubelet::mask::{NUMA_NODES_MAX, NumaMask};
@@ -60,7 +61,7 @@ pub(crate) struct Kubelet {
     pub(crate) doubt: Option<Inexact>,
     /// By position.
     pub(crate) numa: Vec<NumaId>,
-    /// NUMA node of each GPU; empty where it is unknown.
+    /// NUMA node of each GPU, as the kubelet is told; empty where it is not.
     pub(crate) gpu_nodes: Vec<NumaMask>,
     /// GPUs that are devices of the plugin, broken ones included.
     pub(crate) devices: GpuSet,
@@ -78,12 +79,10 @@ impl Kubelet {
     pub(crate) fn read(status: &Status, shape: &Shape) -> Self {
         let numa = numa_ids(&status.numa);
         let devices = GpuSet::first(shape.facts.gpus.len()).difference(shape.shared);
-        let gpu_nodes: Vec<NumaMask> = shape
-            .facts
-            .gpus
-            .iter()
-            .map(|gpu| mask_of(&numa, gpu.numa))
-            .collect();
+        // A plugin that tells no NUMA nodes is to the kubelet one whose devices have none.
+        let is_told = !status.plugins.iter().any(|plugin| plugin.unaligned);
+        let node_of = |gpu: &GpuFacts| mask_of(&numa, gpu.numa.filter(|_| is_told));
+        let gpu_nodes: Vec<NumaMask> = shape.facts.gpus.iter().map(node_of).collect();
         let mut read = Self {
             policy: Policy::from_text(&status.kubelet.topology_manager_policy),
             scope: Scope::from_text(&status.kubelet.topology_manager_scope),

@@ -32,6 +32,7 @@ fn with_policy(mut status: Status, policy: &str) -> Status {
         owner: PluginOwner::Berth,
         registered: true,
         exact: true,
+        unaligned: false,
     }];
     status
 }
@@ -138,6 +139,17 @@ fn the_lowest_numa_node_that_has_room_is_taken_however_good_the_others_are() {
     // One alone would go to GPU 4 and break nothing; the kubelet does not let it.
     check(&on(&h100, &[0, 1, 2, 3, 4], &pod(&["main 1"])), "0@0");
     check(&on(&h100, &[3, 4, 5, 6, 7], &pod(&["main 2"])), "45@1");
+}
+
+#[test]
+fn a_plugin_that_tells_no_numa_nodes_gives_what_is_best_across_them() {
+    let mut h100 = with_policy(dgx_h100(), "single-numa-node");
+    let split = &[0, 1, 4, 5];
+    check(&on(&h100, split, &pod(&["main 4"])), "KubeletWouldRefuse");
+    h100.plugins[0].unaligned = true;
+    check(&on(&h100, split, &pod(&["main 4"])), "0145@any");
+    check(&on(&h100, split, &pod(&["main 4+4"])), "0145@0");
+    check(&on(&h100, &[0, 1, 2, 3, 4], &pod(&["main 1"])), "4@any");
 }
 
 #[test]

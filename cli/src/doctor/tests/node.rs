@@ -9,6 +9,7 @@ fn who_gives_the_gpus_decides_what_a_promise_is_worth() {
         owner,
         registered,
         exact,
+        unaligned: false,
     };
     let mut status = status("hgx-a100-4");
     status.plugins = vec![
