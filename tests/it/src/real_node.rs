@@ -39,8 +39,11 @@ use crate::wait::{PATIENCE, eventually};
 
 /// The socket at which a kubelet tells what it gave.
 const POD_RESOURCES: &str = "/var/lib/kubelet/pod-resources/kubelet.sock";
-/// What a kubelet's CPU manager has given to whom.
-const CPU_MANAGER_STATE: &str = "/var/lib/kubelet/cpu_manager_state";
+/// CPUs and devices that a kubelet has given to whom. Of pods that are gone they are there until it looks.
+const GIVEN: [&str; 2] = [
+    "/var/lib/kubelet/cpu_manager_state",
+    "/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint",
+];
 /// Of the node, in the story's.
 const FOLDER: &str = "node";
 /// From its start until the node is Ready, on a loaded machine.
@@ -162,18 +165,23 @@ impl RealNode {
     }
 
     /// Starts the kubelet anew with that in its configuration, instead of what it was started with, and without
-    /// what its CPU manager remembers of pods that are gone: as on a node that was drained.
+    /// what it remembers of pods that are gone: as on a node that was drained.
     ///
     /// # Errors
     /// When the configuration cannot be written.
     pub fn configure(&mut self, kubelet: Value) -> Result<()> {
         write_kubelet_config(&self.folder, &self.cgroups, &kubelet)?;
         self.likeness.kubelet = kubelet;
-        let state = self.outside(CPU_MANAGER_STATE)?;
         // Before, because it is started again soon; after, because it may have written meanwhile.
-        forget(&state)?;
+        self.forget_given()?;
         self.kubelet.kill();
-        forget(&state)
+        self.forget_given()
+    }
+
+    fn forget_given(&self) -> Result<()> {
+        GIVEN
+            .iter()
+            .try_for_each(|file| forget(&self.outside(file)?))
     }
 
     /// Gives containerd an image, packed as a tar.
