@@ -14,23 +14,30 @@ V100 = dict(capability=(7, 0), generation=3, nvlink=2, era="volta")
 A100 = dict(capability=(8, 0), generation=4, nvlink=3, era="ampere")
 H100 = dict(capability=(9, 0), generation=5, nvlink=4, era="hopper")
 B200 = dict(capability=(10, 0), generation=5, nvlink=5, era="hopper")
+# watts: the board's power of its data sheet, which is the limit after a boot. watts_range and celsius (slows
+# down, shuts down) of the V100: NVIDIA/nvidia-docker#1076.
 MODELS = {
-    "Tesla P100-SXM2-16GB": dict(capability=(6, 0), mib=16280, generation=3, nvlink=1, era="volta"),
-    "Tesla V100-SXM2-32GB": dict(V100, mib=32768),
-    "Tesla V100-SXM3-32GB": dict(V100, mib=32768),
-    "NVIDIA A100-SXM4-40GB": dict(A100, mib=40960),
-    "NVIDIA A100 80GB PCIe": dict(A100, mib=81920),
-    "NVIDIA H100 80GB HBM3": dict(H100, mib=81559),
-    "NVIDIA H200": dict(H100, mib=143771),
-    "NVIDIA B200": dict(B200, mib=183359),
-    "NVIDIA GB200": dict(B200, mib=189471),
-    "NVIDIA L40S": dict(capability=(8, 9), mib=46068, generation=4, nvlink=0, era="ada"),
+    "Tesla P100-SXM2-16GB": dict(capability=(6, 0), mib=16280, generation=3, nvlink=1, era="volta", watts=300),
+    "Tesla V100-SXM2-32GB": dict(V100, mib=32768, watts=300, watts_range=(150, 300), celsius=(87, 90)),
+    "Tesla V100-SXM3-32GB": dict(V100, mib=32768, watts=350),
+    "NVIDIA A100-SXM4-40GB": dict(A100, mib=40960, watts=400),
+    "NVIDIA A100 80GB PCIe": dict(A100, mib=81920, watts=300),
+    "NVIDIA H100 80GB HBM3": dict(H100, mib=81559, watts=700),
+    "NVIDIA H200": dict(H100, mib=143771, watts=700),
+    "NVIDIA B200": dict(B200, mib=183359, watts=1000),
+    "NVIDIA GB200": dict(B200, mib=189471, watts=1200),
+    "NVIDIA L40S": dict(capability=(8, 9), mib=46068, generation=4, nvlink=0, era="ada", watts=350),
     "NVIDIA GeForce RTX 4090": dict(
-        capability=(8, 9), mib=24564, generation=4, nvlink=None, era="consumer"
+        capability=(8, 9), mib=24564, generation=4, nvlink=None, era="consumer", watts=450
     ),
 }
 
 BRIDGES_DERIVED = "PCI bridges, root buses, distances and memory sizes are derived."
+# NVIDIA's guides of the DGX H100/H200 and the DGX B200: AllowableMin, AllowableMax of a GPU's power.
+DGX_WATTS = (200, 700)
+# The processors that NVIDIA names for the DGX: caches by Intel and AMD. l3_kib is shared by cores_each cores.
+XEON_8480C = dict(l3_kib=105 << 10, cores_each=56, l2_kib=2048, l1_kib=(48, 32))
+EPYC_7742 = dict(l3_kib=16 << 10, cores_each=4, l2_kib=512, l1_kib=(32, 32))
 H100_CPUS = ["0-55,112-167", "56-111,168-223"]
 SIX_BY_24 = ["0-23,144-167", "24-47,168-191", "48-71,192-215",
              "72-95,216-239", "96-119,240-263", "120-143,264-287"]
@@ -96,6 +103,7 @@ MACHINES = {
     ),
     "dgx-a100": dict(
         model="NVIDIA A100-SXM4-40GB",
+        cpu=EPYC_7742,
         nodes=[f"{i * 16}-{i * 16 + 15},{i * 16 + 128}-{i * 16 + 143}" for i in range(8)],
         sockets=[[0, 1, 2, 3], [4, 5, 6, 7]], node_gib=128,
         tree=[
@@ -143,6 +151,7 @@ MACHINES = {
     ),
     "dgx-h100": dict(
         model="NVIDIA H100 80GB HBM3",
+        watts_range=DGX_WATTS, cpu=XEON_8480C,
         nodes=H100_CPUS, sockets=[[0], [1]], node_gib=1024,
         tree=[
             ("0000:00", 0, [[f"@{b:02x}/nvswitch" for b in range(0x05, 0x09)]]),
@@ -158,6 +167,7 @@ MACHINES = {
     ),
     "dgx-h200": dict(
         model="NVIDIA H200",
+        watts_range=DGX_WATTS, cpu=XEON_8480C,
         nodes=H100_CPUS, sockets=[[0], [1]], node_gib=1024,
         tree=[
             ("0000:00", 0, [[f"@{b:02x}/nvswitch" for b in range(0x07, 0x0B)]]),
@@ -253,6 +263,7 @@ MACHINES = {
     ),
     "aws-p4d": dict(
         model="NVIDIA A100-SXM4-40GB", generation=3,
+        virtual=True,
         nodes=["0-23,48-71", "24-47,72-95"], sockets=[[0], [1]], node_gib=576,
         tree=[
             ("0000:00", 0, [("rdmap16s27@10:1b.0/efa100", "gpu0@10:1c.0", "gpu1@10:1d.0"),
@@ -268,6 +279,7 @@ MACHINES = {
     ),
     "aws-p5": dict(
         model="NVIDIA H100 80GB HBM3",
+        virtual=True,
         nodes=["0-47,96-143", "48-95,144-191"], sockets=[[0], [1]], node_gib=1024,
         tree=[
             ("0000:00", 0, [[f"@{b:02x}/nvswitch" for b in range(0x05, 0x09)]]),

@@ -39,7 +39,7 @@ PORTS = {
 }
 # nvmlGpuTopologyLevel_t
 INTERNAL, SINGLE, MULTIPLE, HOSTBRIDGE, NODE, SYSTEM = 0, 10, 20, 30, 40, 50
-P2P_OK, P2P_NOT_SUPPORTED = 0, 5
+P2P_OK, P2P_GPU_NOT_SUPPORTED, P2P_NOT_SUPPORTED = 0, 2, 5
 REMOTE_GPU, REMOTE_SWITCH = 0, 2
 VENDOR_NVIDIA = "0x10de"
 
@@ -195,6 +195,13 @@ def p2p(machine, gpu, other):
     return P2P_OK if joined else P2P_NOT_SUPPORTED
 
 
+def p2p_memory(machine, gpu, other):
+    """Reads and writes work between data-center GPUs over whatever joins them; a GeForce has none."""
+    if gpu is other:
+        return INVALID_ARGUMENT
+    return P2P_GPU_NOT_SUPPORTED if MODELS[machine["model"]]["era"] == "consumer" else P2P_OK
+
+
 def gpu_answers(name, machine, gpu, gpus, switches):
     model = MODELS[machine["model"]]
     era, generation = model["era"], machine.get("generation", model["generation"])
@@ -221,6 +228,10 @@ def gpu_answers(name, machine, gpu, gpus, switches):
         "numaNodeId": machine["gpu_numa"][gpu.index] if "gpu_numa" in machine else NOT_SUPPORTED,
         "commonAncestors": [ancestor(gpu, other) for other in gpus],
         "p2pNvlink": [p2p(machine, gpu, other) for other in gpus],
+        "p2pRead": [p2p_memory(machine, gpu, other) for other in gpus],
+        "p2pWrite": [p2p_memory(machine, gpu, other) for other in gpus],
+        # NVLink carries atomic operations, PCIe does not (CUDA's cudaDevP2PAttrNativeAtomicSupported)
+        "p2pAtomics": [p2p(machine, gpu, other) for other in gpus],
         "nvlinkCount": len(nvlinks) if model["nvlink"] is not None else NOT_SUPPORTED,
         "nvswitchLinkCount": nvswitch_link_count(machine, era),
         "nvlinks": nvlinks,
@@ -230,7 +241,26 @@ def gpu_answers(name, machine, gpu, gpus, switches):
         "remappedRowsPending": False if modern else NOT_SUPPORTED,
         "remappedRowsFailed": False if modern else NOT_SUPPORTED,
         "retiredPagesPending": False if era == "volta" else NOT_SUPPORTED,
+        **limits(machine, model),
     }
+
+
+def limits(machine, model):
+    """What a data sheet or a guide gives; what none does is recorded as not supported."""
+    watts = model["watts"]
+    least_and_most = machine.get("watts_range", model.get("watts_range"))
+    slowdown, shutdown = model.get("celsius", (NOT_SUPPORTED, NOT_SUPPORTED))
+    answers = {
+        "powerDefaultMilliwatts": watts * 1000,
+        "powerEnforcedMilliwatts": watts * 1000,
+        "powerRangeMilliwatts": [limit * 1000 for limit in least_and_most] if least_and_most else NOT_SUPPORTED,
+        "slowdownCelsius": slowdown,
+        "shutdownCelsius": shutdown,
+        "virtualizationMode": 1 if machine.get("virtual") else 0,
+    }
+    if "gpu_numa" in machine:
+        answers["c2cEnabled"] = True
+    return answers
 
 
 def memory_affinity(machine, gpu):
@@ -354,7 +384,28 @@ def hwloc(machine):
         "numa": {str(i): {"cpus": machine["nodes"][i], "memoryBytes": machine["node_gib"] << 30}
                  for i in range(len(nodes))},
         "cores": cores,
+        **caches(machine, cores),
     }
+
+
+def caches(machine, cores):
+    """Of machines whose processor is known: those of the last level over `cores_each` cores, the others by core."""
+    cpu = machine.get("cpu")
+    if not cpu:
+        return {}
+    last, level2, level1 = cpu["l3_kib"], cpu["l2_kib"], cpu["l1_kib"]
+    each = cpu["cores_each"]
+    shared = [cores[i:i + each] for i in range(0, len(cores), each)]
+
+    def alike(level, kind, kib, sets):
+        return {"level": level, "kind": kind, "sizeBytes": kib << 10, "cpus": sets}
+
+    return {"caches": [
+        alike(3, "unified", last, [cpu_list([c for core in group for c in cpus_of(core)]) for group in shared]),
+        alike(2, "unified", level2, cores),
+        alike(1, "data", level1[0], cores),
+        alike(1, "instruction", level1[1], cores),
+    ]}
 
 
 def raw(name, machine):

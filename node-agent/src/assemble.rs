@@ -3,6 +3,9 @@
 //! What an answer does not give stays absent, and `unknowns` says why. Nothing is made up: a NUMA
 //! node of -1 is not 0, and a bandwidth that nobody told is not in the topology.
 
+mod caches;
+mod details;
+mod fabric;
 mod gpu;
 mod health;
 mod kubelet;
@@ -47,6 +50,7 @@ pub fn assemble(raw: &RawMachine) -> Status {
         gpus: gpus(raw, &found, &wiring, &mut unknowns),
         links,
         numa: numa::assemble(raw, &mut unknowns),
+        caches: caches::assemble(raw),
         nics: nics::assemble(raw, &found, &mut unknowns),
         kubelet: kubelet::assemble(raw, &mut unknowns),
         boot_id: raw.boot_id.as_deref().map(tame),
@@ -106,6 +110,8 @@ fn gpus(
 ) -> Vec<Gpu> {
     let assemble = |(position, gpu): (usize, &Found<'_>)| Gpu {
         nvlink: wiring.budget(position),
+        nvlinks: details::nvlinks(gpu.raw),
+        peer_access: details::peer_access(gpu, found),
         health: health::assess(gpu.raw, &wiring.problems(position)),
         ..gpu::assemble(gpu, &raw.sysfs, unknowns)
     };

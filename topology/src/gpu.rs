@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cpus::CpuList;
+use crate::details::{C2c, NvLinks, PeerAccess, PowerLimits, Temperatures};
 use crate::ids::{BusId, GpuIndex, GpuUuid, NumaId};
 use crate::open_enum::open_enum;
 
@@ -64,6 +65,28 @@ pub struct Gpu {
     /// Time-slicing or MPS, where the plugin shares this GPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sharing: Option<Sharing>,
+    /// Its NVLinks one by one, alike ones together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nvlinks: Vec<NvLinks>,
+    /// How it may reach the memory of the other GPUs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peer_access: Vec<PeerAccess>,
+    /// NVLink-C2C to its CPU, where there is such a thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub c2c: Option<C2c>,
+    /// Limits of its power.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power: Option<PowerLimits>,
+    /// What it does when it is too hot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperatures: Option<Temperatures>,
+    /// How it is virtualised (`nvmlDeviceGetVirtualizationMode`): `passthrough`, `vgpu`, `host-vgpu`,
+    /// `host-vsga`; absent where it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtualization: Option<String>,
+    /// Facts that are absent because NVML answers `NVML_ERROR_NOT_SUPPORTED`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_supported: Vec<String>,
 }
 
 /// A PCIe link. `generation` and `width` are the highest seen since boot: links idle at Gen1.
@@ -153,6 +176,10 @@ pub struct Fabric {
     pub clique_id: u32,
     /// `completed`, or how far registration got.
     pub state: String,
+    /// What the fabric says is wrong (`healthMask`): `degraded-bandwidth`, `route-recovery`,
+    /// `route-unhealthy`, `access-timeout-recovery`, `incorrect-configuration`, `limited-capacity`, `unhealthy`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<String>,
 }
 
 /// MIG of one GPU.
@@ -178,6 +205,25 @@ pub struct MigInstance {
     pub memory_bytes: u64,
     /// Compute slices.
     pub compute_slices: u32,
+    /// Where in the GPU's memory it lies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<MigPlacement>,
+}
+
+/// The memory slices of a GPU instance (`nvmlGpuInstancePlacement_t`), and its number.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MigPlacement {
+    /// The first slice; absent where the agent may not ask (NVML wants an administrator).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_slice: Option<u32>,
+    /// How many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slice_count: Option<u32>,
+    /// `nvmlDeviceGetGpuInstanceId`.
+    pub gpu_instance_id: u32,
+    /// `nvmlDeviceGetComputeInstanceId`.
+    pub compute_instance_id: u32,
 }
 
 /// How a shared GPU is shared.

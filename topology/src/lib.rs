@@ -18,6 +18,7 @@ pub mod claim;
 pub mod cpus;
 #[cfg(feature = "kubernetes")]
 pub mod crd;
+pub mod details;
 pub mod fnv;
 pub mod gpu;
 #[cfg(feature = "kubernetes")]

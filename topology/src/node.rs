@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::allocation::Allocation;
+use crate::details::Caches;
 use crate::gpu::Gpu;
 use crate::ids::GpuUuid;
 use crate::kubelet::{Kubelet, Plugin};
@@ -46,6 +47,9 @@ pub struct Status {
     /// NUMA nodes by id.
     #[serde(default)]
     pub numa: Vec<NumaNode>,
+    /// Caches of the CPUs, the outermost first (hwloc).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caches: Vec<Caches>,
     /// Network cards by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nics: Vec<Nic>,

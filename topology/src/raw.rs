@@ -103,6 +103,15 @@ pub struct RawGpu {
     /// `nvmlDeviceGetP2PStatus(NVLINK)` with each GPU by index (0 is OK).
     #[serde(default)]
     pub p2p_nvlink: Vec<Answer<u32>>,
+    /// The same for `READ`: over whatever joins the two.
+    #[serde(default)]
+    pub p2p_read: Vec<Answer<u32>>,
+    /// The same for `WRITE`.
+    #[serde(default)]
+    pub p2p_write: Vec<Answer<u32>>,
+    /// The same for `ATOMICS`.
+    #[serde(default)]
+    pub p2p_atomics: Vec<Answer<u32>>,
     /// Field 91, `NVML_FI_DEV_NVLINK_LINK_COUNT`.
     pub nvlink_count: Answer<u32>,
     /// Field 147, `NVML_FI_DEV_NVSWITCH_CONNECTED_LINK_COUNT`.
@@ -129,6 +138,31 @@ pub struct RawGpu {
     /// 4 drain and reset. Drivers before R565 do not have it.
     #[serde(default)]
     pub recovery_action: Answer<u32>,
+    /// `nvmlDeviceGetPowerManagementDefaultLimit`, in milliwatts.
+    #[serde(default)]
+    pub power_default_milliwatts: Answer<u32>,
+    /// `nvmlDeviceGetEnforcedPowerLimit`, in milliwatts.
+    #[serde(default)]
+    pub power_enforced_milliwatts: Answer<u32>,
+    /// `nvmlDeviceGetPowerManagementLimitConstraints`: least and most, in milliwatts.
+    #[serde(default)]
+    pub power_range_milliwatts: Answer<(u32, u32)>,
+    /// `nvmlDeviceGetTemperatureThreshold(SLOWDOWN)`, in degrees Celsius.
+    #[serde(default)]
+    pub slowdown_celsius: Answer<u32>,
+    /// `nvmlDeviceGetTemperatureThreshold(SHUTDOWN)`, in degrees Celsius.
+    #[serde(default)]
+    pub shutdown_celsius: Answer<u32>,
+    /// `nvmlDeviceGetC2cModeInfoV`: whether NVLink-C2C joins it with its CPU (Grace).
+    #[serde(default)]
+    pub c2c_enabled: Answer<bool>,
+    /// Field 170, `NVML_FI_DEV_C2C_LINK_COUNT`.
+    #[serde(default)]
+    pub c2c_link_count: Answer<u32>,
+    /// `nvmlDeviceGetVirtualizationMode`: 0 none, 1 passed through to this virtual machine, 2 a vGPU, 3 and
+    /// 4 a host of vGPUs or vSGAs.
+    #[serde(default)]
+    pub virtualization_mode: Answer<u32>,
 }
 
 /// One NVLink of one GPU.
@@ -159,6 +193,15 @@ pub struct RawMigDevice {
     pub memory_total_bytes: Answer<u64>,
     /// `nvmlDeviceGetAttributes_v2`: GPU instance slices.
     pub slices: Answer<u32>,
+    /// `nvmlDeviceGetGpuInstanceId`.
+    #[serde(default)]
+    pub gpu_instance_id: Answer<u32>,
+    /// `nvmlDeviceGetComputeInstanceId`.
+    #[serde(default)]
+    pub compute_instance_id: Answer<u32>,
+    /// `nvmlGpuInstanceGetInfo` of that GPU instance: first memory slice, and how many.
+    #[serde(default)]
+    pub placement: Answer<(u32, u32)>,
 }
 
 /// `nvmlGpuFabricInfoV_t`.
@@ -173,9 +216,13 @@ pub struct RawFabric {
     pub state: u32,
     /// `nvmlReturn_t` of the registration; valid when completed.
     pub status: u32,
-    /// Health bits.
+    /// Health bits, `NVML_GPU_FABRIC_HEALTH_MASK_*`.
     #[serde(default)]
     pub health_mask: u32,
+    /// `NVML_GPU_FABRIC_HEALTH_SUMMARY_*`: 0 not told, 1 healthy, 2 unhealthy, 3 limited capacity. Drivers
+    /// that do not know version 3 of the struct do not tell it.
+    #[serde(default)]
+    pub health_summary: u32,
 }
 
 /// Files and links of sysfs, by path below its root.
@@ -262,6 +309,23 @@ pub struct RawHwloc {
     /// CPU sets of cores: hardware threads that share one are one core.
     #[serde(default)]
     pub cores: Vec<CpuList>,
+    /// Caches of the CPUs, the outermost first; alike ones together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caches: Vec<RawCaches>,
+}
+
+/// Caches of one kind, level and size.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RawCaches {
+    /// 1 is the nearest to a core.
+    pub level: u32,
+    /// `unified`, `data` or `instruction`.
+    pub kind: String,
+    /// Size of each.
+    pub size_bytes: u64,
+    /// Which CPUs share each.
+    pub cpus: Vec<CpuList>,
 }
 
 /// One NUMA node of hwloc.

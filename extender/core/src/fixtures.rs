@@ -130,6 +130,7 @@ pub fn partitioned(name: &str, parted: &[usize]) -> Status {
             profile: "1g.10gb".to_owned(),
             memory_bytes: 10 << 30,
             compute_slices: 1,
+            ..MigInstance::default()
         };
         status.gpus[*gpu].mig = Some(Mig {
             mode: "enabled".to_owned(),
@@ -146,6 +147,7 @@ pub fn in_clique(index: &mut Index, name: &str, clique_id: u32, state: &str) {
         cluster_uuid: "3f0e".to_owned(),
         clique_id,
         state: state.to_owned(),
+        ..Fabric::default()
     };
     for gpu in &mut member.status.get_or_insert_default().gpus {
         gpu.fabric = Some(fabric.clone());

@@ -3,14 +3,11 @@
 use berth_topology::cpus::CpuList;
 use berth_topology::gpu::{Fabric, Gpu, Pcie};
 use berth_topology::ids::NumaId;
-use berth_topology::raw::{RawFabric, RawGpu, RawPci, RawSysfs};
+use berth_topology::raw::{RawGpu, RawPci, RawSysfs};
 
 use super::told::tame;
 use super::unknowns::Unknowns;
-use super::{Found, mig};
-
-/// `NVML_GPU_FABRIC_STATE_COMPLETED`.
-pub(crate) const FABRIC_COMPLETED: u32 = 3;
+use super::{Found, details, fabric, mig};
 
 /// What one GPU and its PCI device tell. NVLink and health take the other GPUs: see the caller.
 pub(crate) fn assemble(found: &Found<'_>, sysfs: &RawSysfs, unknowns: &mut Unknowns) -> Gpu {
@@ -49,13 +46,18 @@ pub(crate) fn assemble(found: &Found<'_>, sysfs: &RawSysfs, unknowns: &mut Unkno
         memory_numa_node: raw.numa_node_id.value().copied().map(NumaId),
         cpus: facts.cpus(raw, pci),
         fabric: facts.fabric(raw),
+        c2c: details::c2c(raw, &mut facts),
+        power: details::power(raw, &mut facts),
+        temperatures: details::temperatures(raw, &mut facts),
+        virtualization: details::virtualization(raw, &mut facts),
+        not_supported: details::not_supported(raw),
         mig: mig::assemble(raw, &facts.gpu.clone(), facts.unknowns),
         ..Gpu::default()
     }
 }
 
 /// Reads facts of one GPU and notes those that are unknown.
-struct Facts<'a> {
+pub(super) struct Facts<'a> {
     /// `gpu 0`.
     gpu: String,
     unknowns: &'a mut Unknowns,
@@ -79,7 +81,7 @@ impl Facts<'_> {
             .cloned()
     }
 
-    fn optional<T: Clone>(
+    pub(super) fn optional<T: Clone>(
         &mut self,
         fact: &str,
         call: &str,
@@ -181,24 +183,10 @@ impl Facts<'_> {
         }
     }
 
-    /// Valid only when registration completed with success and the domain has an identity: a GPU
-    /// that was refused by the fabric manager looks registered otherwise.
     fn fabric(&mut self, raw: &RawGpu) -> Option<Fabric> {
-        let fabric = self.optional("fabric", "nvmlDeviceGetGpuFabricInfo", &raw.fabric)?;
-        is_member(&fabric).then(|| Fabric {
-            cluster_uuid: fabric.cluster_uuid,
-            clique_id: fabric.clique_id,
-            state: "completed".to_owned(),
-        })
+        let told = self.optional("fabric", "nvmlDeviceGetGpuFabricInfo", &raw.fabric)?;
+        fabric::membership(&told)
     }
-}
-
-fn is_member(fabric: &RawFabric) -> bool {
-    let has_identity = fabric
-        .cluster_uuid
-        .bytes()
-        .any(|byte| byte.is_ascii_alphanumeric() && byte != b'0');
-    fabric.state == FABRIC_COMPLETED && fabric.status == 0 && has_identity
 }
 
 /// The kernel writes -1 where the firmware does not say; that must not become node 0.

@@ -1,9 +1,9 @@
 //! Whether a GPU can be given to a pod.
 
 use berth_topology::gpu::{Health, HealthState};
-use berth_topology::raw::{Answer, RawFabric, RawGpu};
+use berth_topology::raw::{Answer, RawGpu};
 
-use super::gpu::FABRIC_COMPLETED;
+use super::fabric;
 
 /// Answers of a GPU that cannot be used until it is reset or replaced.
 const FATAL: [(&str, &str); 2] = [
@@ -118,21 +118,9 @@ fn degradations(raw: &RawGpu) -> Vec<String> {
         .filter(|(holds, _)| *holds)
         .map(|(_, text)| text.to_owned());
     reasons
-        .chain(raw.fabric.value().and_then(fabric_problem))
+        .chain(raw.fabric.value().and_then(fabric::problem))
         .chain(wanted(raw, HealthState::Degraded))
         .collect()
-}
-
-/// "Insufficient resources" is a completed registration without success: NVLink does not work then.
-fn fabric_problem(fabric: &RawFabric) -> Option<String> {
-    match (fabric.state, fabric.status) {
-        (1, _) => Some("registration with the NVSwitch fabric has not started".to_owned()),
-        (2, _) => Some("registration with the NVSwitch fabric is in progress".to_owned()),
-        (FABRIC_COMPLETED, status) if status != 0 => Some(format!(
-            "the NVSwitch fabric refused the GPU: nvmlReturn_t {status}"
-        )),
-        _ => None,
-    }
 }
 
 /// Errors of the calls that a GPU in order answers.

@@ -1,6 +1,6 @@
 //! MIG: mode and instances.
 
-use berth_topology::gpu::{Mig, MigInstance};
+use berth_topology::gpu::{Mig, MigInstance, MigPlacement};
 use berth_topology::ids::GpuUuid;
 use berth_topology::raw::{RawGpu, RawMigDevice};
 
@@ -35,6 +35,23 @@ fn instance(device: &RawMigDevice, what: &str, unknowns: &mut Unknowns) -> Optio
         profile: name.map(|name| profile(name)).unwrap_or_default(),
         memory_bytes: memory.copied().unwrap_or(0),
         compute_slices: slices.copied().unwrap_or(0),
+        placement: placement(device, what, unknowns),
+    })
+}
+
+/// Where its memory lies NVML tells administrators only: then the numbers alone are known.
+fn placement(device: &RawMigDevice, what: &str, unknowns: &mut Unknowns) -> Option<MigPlacement> {
+    let what = format!("{what} placement");
+    let (gpu, compute) = (&device.gpu_instance_id, &device.compute_instance_id);
+    let gpu_instance_id = *unknowns.optional(&what, "nvmlDeviceGetGpuInstanceId", gpu)?;
+    let compute_instance_id =
+        *unknowns.optional(&what, "nvmlDeviceGetComputeInstanceId", compute)?;
+    let slices = unknowns.optional(&what, "nvmlGpuInstanceGetInfo", &device.placement);
+    Some(MigPlacement {
+        first_slice: slices.map(|slices| slices.0),
+        slice_count: slices.map(|slices| slices.1),
+        gpu_instance_id,
+        compute_instance_id,
     })
 }
 

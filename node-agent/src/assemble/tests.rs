@@ -437,6 +437,7 @@ fn fabric(state: u32, status: u32, byte: &str) -> Answer<RawFabric> {
         state,
         status,
         health_mask: 0,
+        health_summary: 0,
     })
 }
 
@@ -512,10 +513,13 @@ fn with_failures(value: &mut serde_json::Value, chances: &mut impl Iterator<Item
 }
 
 /// Fields of [`RawNvml`] and [`RawGpu`] that are lists of answers, not answers.
-const NOT_ANSWERS: [&str; 5] = [
+const NOT_ANSWERS: [&str; 8] = [
     "gpus",
     "commonAncestors",
     "p2pNvlink",
+    "p2pRead",
+    "p2pWrite",
+    "p2pAtomics",
     "nvlinks",
     "migDevices",
 ];

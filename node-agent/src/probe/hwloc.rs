@@ -4,17 +4,27 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use berth_topology::cpus::{CPU_ID_MAX, CpuList};
-use berth_topology::raw::{Answer, RawHwloc, RawHwlocNuma};
+use berth_topology::raw::{Answer, RawCaches, RawHwloc, RawHwlocNuma};
 use hwlocality::Topology;
 use hwlocality::object::TopologyObject;
 use hwlocality::object::attributes::ObjectAttributes;
-use hwlocality::object::types::ObjectType;
+use hwlocality::object::types::{CacheType, ObjectType};
 use hwlocality::topology::builder::{BuildFlags, TopologyBuilder, TypeFilter};
 
 use super::text;
 
 /// `lstopo` writes 2 MiB for a machine with 8 GPUs and 224 CPUs.
 const XML_BYTES_MAX: u64 = 64 << 20;
+
+/// From the outermost in. Instructions have a cache of their own next to the core only.
+const CACHES: [ObjectType; 6] = [
+    ObjectType::L5Cache,
+    ObjectType::L4Cache,
+    ObjectType::L3Cache,
+    ObjectType::L2Cache,
+    ObjectType::L1Cache,
+    ObjectType::L1ICache,
+];
 
 /// Asks hwloc; its XML instead of this machine where one is given.
 pub(crate) fn read(xml: Option<&Path>) -> Answer<RawHwloc> {
@@ -40,6 +50,10 @@ fn discover(xml: Option<&Path>) -> Result<Topology, String> {
         .map_err(|error| failed(&error))?
         .with_type_filter(ObjectType::Core, TypeFilter::KeepAll)
         .map_err(|error| failed(&error))?
+        .with_cpu_cache_type_filter(TypeFilter::KeepAll)
+        .map_err(|error| failed(&error))?
+        .with_cpu_icache_type_filter(TypeFilter::KeepAll)
+        .map_err(|error| failed(&error))?
         // without groups, the NUMA nodes of one package would each be given all of its CPUs
         .with_type_filter(ObjectType::Group, TypeFilter::KeepStructure)
         .map_err(|error| failed(&error))?
@@ -63,7 +77,49 @@ fn describe(topology: &Topology) -> RawHwloc {
         packages: sets(ObjectType::Package),
         numa: numa(topology),
         cores: sets(ObjectType::Core),
+        caches: caches(topology),
     }
+}
+
+/// The outermost first; on a machine with two kinds of cores one level has caches of two sizes.
+fn caches(topology: &Topology) -> Vec<RawCaches> {
+    let mut found: Vec<RawCaches> = Vec::new();
+    let objects = CACHES
+        .iter()
+        .flat_map(|kind| topology.objects_with_type(*kind));
+    for object in objects {
+        let Some((level, kind, size_bytes)) = cache(object) else {
+            continue;
+        };
+        let is_alike = |one: &&mut RawCaches| {
+            (one.level, one.kind.as_str(), one.size_bytes) == (level, kind, size_bytes)
+        };
+        match found.iter_mut().find(is_alike) {
+            Some(alike) => alike.cpus.push(cpus(object)),
+            None => found.push(RawCaches {
+                level,
+                kind: kind.to_owned(),
+                size_bytes,
+                cpus: vec![cpus(object)],
+            }),
+        }
+    }
+    found
+}
+
+/// Level, kind, and size in bytes.
+fn cache(object: &TopologyObject) -> Option<(u32, &'static str, u64)> {
+    let Some(ObjectAttributes::Cache(cache)) = object.attributes() else {
+        return None;
+    };
+    let kind = match cache.cache_type() {
+        CacheType::Unified => "unified",
+        CacheType::Data => "data",
+        CacheType::Instruction => "instruction",
+        CacheType::Unknown(_) => return None,
+    };
+    let level = u32::try_from(cache.depth()).ok()?;
+    Some((level, kind, cache.size()?.get()))
 }
 
 fn numa(topology: &Topology) -> BTreeMap<u32, RawHwlocNuma> {

@@ -17,6 +17,7 @@ fn instance(gpu: usize, number: usize, profile: &str) -> MigInstance {
         profile: profile.to_owned(),
         memory_bytes: 10 << 30,
         compute_slices: 1,
+        ..MigInstance::default()
     }
 }
 

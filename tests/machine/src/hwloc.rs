@@ -1,4 +1,4 @@
-//! hwloc's XML (version 2.0, read by 2.9): machine, packages, NUMA nodes, cores, threads.
+//! hwloc's XML (version 2.0, read by 2.9): machine, packages, NUMA nodes, caches, cores, threads.
 //!
 //! A NUMA node is a memory child of the object that has exactly its CPUs; where a package has
 //! several, a group stands between, as hwloc makes one.
@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use berth_topology::cpus::CpuList;
-use berth_topology::raw::{RawHwloc, RawHwlocNuma};
+use berth_topology::raw::{RawCaches, RawHwloc, RawHwlocNuma};
 
 use crate::cpuset;
 
@@ -62,7 +62,7 @@ impl<'a> Writer<'a> {
             self.package(id, package, inside, &local);
         }
         if self.hwloc.packages.is_empty() {
-            self.cores(&cpus);
+            self.caches(&cpus, &self.hwloc.caches);
         }
         self.close();
     }
@@ -79,12 +79,35 @@ impl<'a> Writer<'a> {
             let kind = format!(" kind=\"{GROUP_KIND}\" subkind=\"0\"");
             self.open("Group", None, &node.1.cpus, &kind);
             self.memory(&[*node], &node.1.cpus);
-            self.cores(&node.1.cpus);
+            self.caches(&node.1.cpus, &self.hwloc.caches);
             self.close();
             rest = rest.difference(&node.1.cpus);
         }
-        self.cores(&rest);
+        self.caches(&rest, &self.hwloc.caches);
         self.close();
+    }
+
+    /// Those inside `cpus`, the outermost around the next, and the cores in the innermost.
+    fn caches(&mut self, cpus: &CpuList, outermost_first: &'a [RawCaches]) {
+        let Some((outer, inner)) = outermost_first.split_first() else {
+            return self.cores(cpus);
+        };
+        let mut rest = cpus.clone();
+        for shared in outer.cpus.iter().filter(|shared| shared.is_subset(cpus)) {
+            let more = attributes(outer);
+            let kind = if outer.kind == "instruction" {
+                "iCache"
+            } else {
+                "Cache"
+            };
+            self.open(&format!("L{}{kind}", outer.level), None, shared, &more);
+            self.caches(shared, inner);
+            self.close();
+            rest = rest.difference(shared);
+        }
+        if !rest.is_empty() {
+            self.caches(&rest, inner);
+        }
     }
 
     /// Memory children. A node without CPUs is as near to all of its parent's.
@@ -152,4 +175,18 @@ impl<'a> Writer<'a> {
         let nodes = self.hwloc.numa.iter().filter(|(_, node)| near(node));
         cpuset::text(&nodes.map(|(id, _)| *id).collect())
     }
+}
+
+/// As hwloc writes a cache: `hwloc_obj_cache_type_t` is 0 unified, 1 data, 2 instruction.
+fn attributes(caches: &RawCaches) -> String {
+    let kind = match caches.kind.as_str() {
+        "data" => 1,
+        "instruction" => 2,
+        _ => 0,
+    };
+    format!(
+        " cache_size=\"{}\" depth=\"{}\" cache_linesize=\"64\" cache_associativity=\"0\" \
+         cache_type=\"{kind}\"",
+        caches.size_bytes, caches.level
+    )
 }

@@ -25,7 +25,13 @@ fn hwloc_finds_the_recorded_packages_numa_nodes_and_cores() {
             .unwrap()
             .build()
             .unwrap();
-        assert_eq!(Some(&described(&topology)), machine.hwloc.value(), "{name}");
+        // caches are compared where the agent itself reads them: see round_trip
+        let without_caches = |hwloc: RawHwloc| RawHwloc {
+            caches: Vec::new(),
+            ..hwloc
+        };
+        let recorded = machine.hwloc.map(without_caches);
+        assert_eq!(Some(&described(&topology)), recorded.value(), "{name}");
     }
 }
 
@@ -47,6 +53,7 @@ fn described(topology: &Topology) -> RawHwloc {
         packages: sets(ObjectType::Package),
         numa: numa.collect(),
         cores: sets(ObjectType::Core),
+        caches: Vec::new(),
     }
 }
 

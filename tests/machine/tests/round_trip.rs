@@ -13,7 +13,7 @@ use berth_node_agent::probe::{Found, Paths, Probe, Source};
 use berth_test_machine::{
     Materialized, NVML_BREAK, NVML_MACHINE, host, materialize, names, nvml_library, raw,
 };
-use berth_topology::raw::{Answer, RawMachine};
+use berth_topology::raw::{Answer, RawMachine, RawMigDevice};
 
 /// Tells the process which machine to probe; it writes the answer beside it.
 const DIR: &str = "BERTH_TEST_MACHINE_DIR";
@@ -38,7 +38,14 @@ fn a_machine_with_broken_parts_reads_back_with_them() {
     for (index, gpu) in nvml.gpus.iter_mut().enumerate() {
         let Answer::Value(gpu) = gpu else { continue };
         gpu.common_ancestors[3] = Answer::failed("NVML_ERROR_GPU_IS_LOST");
-        gpu.p2p_nvlink[3] = Answer::failed("NVML_ERROR_GPU_IS_LOST");
+        for to_lost in [
+            &mut gpu.p2p_nvlink,
+            &mut gpu.p2p_read,
+            &mut gpu.p2p_write,
+            &mut gpu.p2p_atomics,
+        ] {
+            to_lost[3] = Answer::failed("NVML_ERROR_GPU_IS_LOST");
+        }
         if index == 0 {
             gpu.nvlinks[7].active = Answer::Value(false);
             gpu.memory_total_bytes = Answer::failed("NVML_ERROR_NO_PERMISSION");
@@ -48,6 +55,30 @@ fn a_machine_with_broken_parts_reads_back_with_them() {
     gpu.numa_node = Some("-1".into());
     gpu.local_cpulist = None;
     assert_same("dgx-h100, broken", machine);
+}
+
+/// NVIDIA's guide to MIG: two `3g.20gb` of an A100 lie at the memory slices 0 and 4, four each.
+#[test]
+fn mig_devices_read_back_with_their_placements() {
+    let mut machine = raw("dgx-a100");
+    let Answer::Value(nvml) = &mut machine.nvml else {
+        panic!("it has NVML")
+    };
+    let Answer::Value(gpu) = &mut nvml.gpus[2] else {
+        panic!("it has a third GPU")
+    };
+    let mig = |number: u32| RawMigDevice {
+        uuid: Answer::Value(format!("MIG-0000000{number}-0000-5000-8000-000000000000")),
+        name: Answer::Value("NVIDIA A100-SXM4-40GB MIG 3g.20gb".to_owned()),
+        memory_total_bytes: Answer::Value(20 << 30),
+        slices: Answer::Value(3),
+        gpu_instance_id: Answer::Value(number),
+        compute_instance_id: Answer::Value(0),
+        placement: Answer::Value((4 * (number - 1), 4)),
+    };
+    gpu.mig_mode = Answer::Value(1);
+    gpu.mig_devices = vec![mig(1), mig(2)];
+    assert_same("dgx-a100 with MIG", machine);
 }
 
 #[test]
@@ -122,7 +153,7 @@ fn the_process_that_probes() {
 }
 
 /// What the agent calls on a machine that answers everything but MIG.
-const CALLS: [&str; 33] = [
+const CALLS: [&str; 39] = [
     "nvmlInit_v2",
     "nvmlSystemGetDriverVersion",
     "nvmlSystemGetNVMLVersion",
@@ -154,6 +185,12 @@ const CALLS: [&str; 33] = [
     "nvmlDeviceGetTotalEccErrors",
     "nvmlDeviceGetRemappedRows",
     "nvmlDeviceGetRetiredPagesPendingStatus",
+    "nvmlDeviceGetPowerManagementDefaultLimit",
+    "nvmlDeviceGetEnforcedPowerLimit",
+    "nvmlDeviceGetPowerManagementLimitConstraints",
+    "nvmlDeviceGetTemperatureThreshold",
+    "nvmlDeviceGetC2cModeInfoV",
+    "nvmlDeviceGetVirtualizationMode",
     "nvmlDeviceGetUUID,nvmlDeviceGetName",
     "nvmlDeviceGetCount_v2,nvmlDeviceGetHandleByIndex_v2",
 ];

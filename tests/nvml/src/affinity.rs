@@ -6,8 +6,11 @@ use berth_topology::cpus::CpuList;
 use berth_topology::raw::{RawGpu, RawMachine};
 use nvml_wrapper_sys::bindings::{
     NVML_AFFINITY_SCOPE_NODE, NVML_AFFINITY_SCOPE_SOCKET, nvmlAffinityScope_t, nvmlDevice_t,
+    nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_ATOMICS as ATOMICS,
     nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_NVLINK as NVLINK,
-    nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_UNKNOWN as CAPS_END, nvmlGpuP2PCapsIndex_t,
+    nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_READ as READ,
+    nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_UNKNOWN as CAPS_END,
+    nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_WRITE as WRITE, nvmlGpuP2PCapsIndex_t,
     nvmlGpuP2PStatus_t, nvmlGpuTopologyLevel_t, nvmlReturn_t,
 };
 
@@ -65,7 +68,7 @@ exports! {
         level.put(*recorded(levels.get(position(other)?.0).ok_or(NOT_SUPPORTED)?)?)
     }
 
-    /// Whether two GPUs reach each other by NVLink; other ways are not recorded.
+    /// Whether two GPUs reach each other; properties of the way over PCIe are not recorded.
     fn nvmlDeviceGetP2PStatus(
         one: nvmlDevice_t,
         other: nvmlDevice_t,
@@ -73,14 +76,16 @@ exports! {
         status: Out<nvmlGpuP2PStatus_t>,
     ) |state| {
         state.machine.gpu(other)?;
-        let statuses = &state.machine.gpu(one)?.p2p_nvlink;
-        match kind {
-            NVLINK => {
-                status.put(*recorded(statuses.get(position(other)?.0).ok_or(NOT_SUPPORTED)?)?)
-            }
-            kind if kind < CAPS_END => Err(NOT_SUPPORTED),
-            _ => Err(INVALID_ARGUMENT),
-        }
+        let gpu = state.machine.gpu(one)?;
+        let statuses = match kind {
+            READ => &gpu.p2p_read,
+            WRITE => &gpu.p2p_write,
+            NVLINK => &gpu.p2p_nvlink,
+            ATOMICS => &gpu.p2p_atomics,
+            kind if kind < CAPS_END => return Err(NOT_SUPPORTED),
+            _ => return Err(INVALID_ARGUMENT),
+        };
+        status.put(*recorded(statuses.get(position(other)?.0).ok_or(NOT_SUPPORTED)?)?)
     }
 }
 

@@ -5,10 +5,9 @@ use std::mem::size_of;
 
 use berth_topology::raw::RawFabric;
 use nvml_wrapper_sys::bindings::{
-    NVML_GPU_FABRIC_HEALTH_SUMMARY_NOT_SUPPORTED, nvmlDevice_t,
-    nvmlEccCounterType_enum_NVML_VOLATILE_ECC as VOLATILE, nvmlEccCounterType_t, nvmlEnableState_t,
-    nvmlGpuFabricInfo_v2_t, nvmlGpuFabricInfo_v3_t, nvmlMemory_t, nvmlMemory_v2_t,
-    nvmlMemoryErrorType_enum_NVML_MEMORY_ERROR_TYPE_UNCORRECTED as UNCORRECTED,
+    nvmlDevice_t, nvmlEccCounterType_enum_NVML_VOLATILE_ECC as VOLATILE, nvmlEccCounterType_t,
+    nvmlEnableState_t, nvmlGpuFabricInfo_v2_t, nvmlGpuFabricInfo_v3_t, nvmlMemory_t,
+    nvmlMemory_v2_t, nvmlMemoryErrorType_enum_NVML_MEMORY_ERROR_TYPE_UNCORRECTED as UNCORRECTED,
     nvmlMemoryErrorType_t, nvmlReturn_t,
 };
 
@@ -123,7 +122,7 @@ exports! {
 }
 
 fn fabric_v3(fabric: &RawFabric, version: c_uint) -> Result<nvmlGpuFabricInfo_v3_t, nvmlReturn_t> {
-    let summary = u8::try_from(NVML_GPU_FABRIC_HEALTH_SUMMARY_NOT_SUPPORTED);
+    let summary = u8::try_from(fabric.health_summary);
     Ok(nvmlGpuFabricInfo_v3_t {
         version,
         clusterUuid: uuid_bytes(&fabric.cluster_uuid)?,

@@ -3,7 +3,7 @@
 use std::ffi::c_uint;
 
 use nvml_wrapper_sys::bindings::field_id::{
-    NVML_FI_DEV_GET_GPU_RECOVERY_ACTION, NVML_FI_DEV_NVLINK_GET_SPEED,
+    NVML_FI_DEV_C2C_LINK_COUNT, NVML_FI_DEV_GET_GPU_RECOVERY_ACTION, NVML_FI_DEV_NVLINK_GET_SPEED,
     NVML_FI_DEV_NVLINK_GET_STATE, NVML_FI_DEV_NVLINK_LINK_COUNT,
     NVML_FI_DEV_NVLINK_SPEED_MBPS_COMMON, NVML_FI_DEV_NVSWITCH_CONNECTED_LINK_COUNT,
 };
@@ -57,6 +57,7 @@ fn value_of(
         NVML_FI_DEV_NVLINK_LINK_COUNT => recorded(&gpu.nvlink_count).copied(),
         NVML_FI_DEV_NVSWITCH_CONNECTED_LINK_COUNT => recorded(&gpu.nvswitch_link_count).copied(),
         NVML_FI_DEV_GET_GPU_RECOVERY_ACTION => recorded(&gpu.recovery_action).copied(),
+        NVML_FI_DEV_C2C_LINK_COUNT => recorded(&gpu.c2c_link_count).copied(),
         NVML_FI_DEV_NVLINK_GET_SPEED => speed(state, device, scope),
         NVML_FI_DEV_NVLINK_SPEED_MBPS_COMMON => speed(state, device, 0),
         NVML_FI_DEV_NVLINK_GET_STATE => Ok(c_uint::from(*recorded(

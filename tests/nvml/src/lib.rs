@@ -22,6 +22,7 @@ pub mod device;
 pub mod events;
 pub mod fields;
 pub mod identity;
+pub mod limits;
 pub mod links;
 mod machine;
 pub mod mig;

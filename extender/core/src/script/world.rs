@@ -127,6 +127,7 @@ pub(super) fn partition(
             profile: profile.to_owned(),
             memory_bytes: u64::from(gibibytes) << 30,
             compute_slices: slices,
+            ..MigInstance::default()
         });
     }
     Ok(())

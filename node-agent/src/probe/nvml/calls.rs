@@ -13,11 +13,10 @@ use berth_topology::raw::RawFabric;
 use nvml_wrapper::Device;
 use nvml_wrapper::error::{NvmlError, nvml_sym, nvml_try};
 use nvml_wrapper_sys::bindings::{
-    nvmlFieldValue_t, nvmlGpuFabricInfo_v3_t, nvmlMemory_t, nvmlValue_t, nvmlValueType_t,
+    nvmlC2cModeInfo_v1_t, nvmlFieldValue_t, nvmlGpuFabricInfo_v3_t, nvmlGpuInstanceInfo_t,
+    nvmlMemory_t, nvmlValue_t, nvmlValueType_t,
 };
 
-/// `NVML_P2P_CAPS_INDEX_NVLINK`.
-const P2P_NVLINK: u32 = 2;
 /// `NVML_FI_DEV_NVLINK_SPEED_MBPS_COMMON`: the same for all links.
 const FIELD_SPEED_COMMON: u32 = 90;
 /// `NVML_FI_DEV_NVLINK_LINK_COUNT`.
@@ -26,8 +25,28 @@ const FIELD_LINK_COUNT: u32 = 91;
 const FIELD_NVSWITCH_LINK_COUNT: u32 = 147;
 /// `NVML_FI_DEV_NVLINK_GET_SPEED`: of the link that the scope names, in MB/s.
 const FIELD_LINK_SPEED: u32 = 164;
+/// `NVML_FI_DEV_C2C_LINK_COUNT`.
+const FIELD_C2C_LINK_COUNT: u32 = 170;
 /// `NVML_FI_DEV_GET_GPU_RECOVERY_ACTION`.
 const FIELD_RECOVERY_ACTION: u32 = 230;
+
+/// `nvmlGpuP2PCapsIndex_t`: what one GPU may do to another.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub(super) enum P2p {
+    Read = 0,
+    Write = 1,
+    NvLink = 2,
+    Atomics = 3,
+}
+
+/// `nvmlTemperatureThresholds_t`, of which these two are asked.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub(super) enum Threshold {
+    Shutdown = 0,
+    Slowdown = 1,
+}
 
 /// Row remapping of a GPU's memory.
 pub(super) struct RemappedRows {
@@ -62,12 +81,86 @@ pub(super) fn common_ancestor(device: &Device<'_>, other: &Device<'_>) -> Result
     ask!(device, nvmlDeviceGetTopologyCommonAncestor, other)
 }
 
-/// The status as a number, 0 for a pair that can use NVLink.
+/// The status as a number, 0 for a pair that can.
 #[doc(alias = "nvmlDeviceGetP2PStatus")]
-pub(super) fn p2p_nvlink(device: &Device<'_>, other: &Device<'_>) -> Result<u32, NvmlError> {
+pub(super) fn p2p(device: &Device<'_>, other: &Device<'_>, what: P2p) -> Result<u32, NvmlError> {
     // SAFETY: only handed back to the library that gave it, while `other` lives.
     let other = unsafe { other.handle() };
-    ask!(device, nvmlDeviceGetP2PStatus, other, P2P_NVLINK)
+    ask!(device, nvmlDeviceGetP2PStatus, other, what as u32)
+}
+
+/// In degrees Celsius.
+#[doc(alias = "nvmlDeviceGetTemperatureThreshold")]
+pub(super) fn threshold_celsius(device: &Device<'_>, which: Threshold) -> Result<u32, NvmlError> {
+    ask!(device, nvmlDeviceGetTemperatureThreshold, which as u32)
+}
+
+#[doc(alias = "nvmlDeviceGetPowerManagementDefaultLimit")]
+pub(super) fn power_default_milliwatts(device: &Device<'_>) -> Result<u32, NvmlError> {
+    ask!(device, nvmlDeviceGetPowerManagementDefaultLimit)
+}
+
+#[doc(alias = "nvmlDeviceGetEnforcedPowerLimit")]
+pub(super) fn power_enforced_milliwatts(device: &Device<'_>) -> Result<u32, NvmlError> {
+    ask!(device, nvmlDeviceGetEnforcedPowerLimit)
+}
+
+/// Least and most.
+#[doc(alias = "nvmlDeviceGetPowerManagementLimitConstraints")]
+pub(super) fn power_range_milliwatts(device: &Device<'_>) -> Result<(u32, u32), NvmlError> {
+    let mut least = 0;
+    let most: Result<u32, NvmlError> = ask!(
+        device,
+        nvmlDeviceGetPowerManagementLimitConstraints,
+        &raw mut least
+    );
+    most.map(|most| (least, most))
+}
+
+/// The mode as a number: the wrapper refuses those that it does not know.
+#[doc(alias = "nvmlDeviceGetVirtualizationMode")]
+pub(super) fn virtualization_mode(device: &Device<'_>) -> Result<u32, NvmlError> {
+    ask!(device, nvmlDeviceGetVirtualizationMode)
+}
+
+#[doc(alias = "nvmlDeviceGetGpuInstanceId")]
+pub(super) fn gpu_instance_id(mig: &Device<'_>) -> Result<u32, NvmlError> {
+    ask!(mig, nvmlDeviceGetGpuInstanceId)
+}
+
+#[doc(alias = "nvmlDeviceGetComputeInstanceId")]
+pub(super) fn compute_instance_id(mig: &Device<'_>) -> Result<u32, NvmlError> {
+    ask!(mig, nvmlDeviceGetComputeInstanceId)
+}
+
+/// First memory slice of a GPU instance and how many; NVML tells administrators only.
+#[doc(alias = "nvmlGpuInstanceGetInfo")]
+pub(super) fn placement(gpu: &Device<'_>, gpu_instance_id: u32) -> Result<(u32, u32), NvmlError> {
+    let lib = gpu.nvml().lib();
+    let find = nvml_sym(lib.nvmlDeviceGetGpuInstanceById.as_ref())?;
+    let describe = nvml_sym(lib.nvmlGpuInstanceGetInfo.as_ref())?;
+    let mut instance = std::ptr::null_mut();
+    // SAFETY: as in `ask`; a handle is a pointer that only the library follows.
+    nvml_try(unsafe { find(gpu.handle(), gpu_instance_id, &raw mut instance) })?;
+    // SAFETY: plain numbers and a handle; all zero bits are valid.
+    let mut info: nvmlGpuInstanceInfo_t = unsafe { zeroed() };
+    // SAFETY: the handle was just given by the library, and the struct is that of the call.
+    nvml_try(unsafe { describe(instance, &raw mut info) })?;
+    Ok((info.placement.start, info.placement.size))
+}
+
+#[doc(alias = "nvmlDeviceGetC2cModeInfoV")]
+pub(super) fn is_c2c_enabled(device: &Device<'_>) -> Result<bool, NvmlError> {
+    let call = nvml_sym(device.nvml().lib().nvmlDeviceGetC2cModeInfoV.as_ref())?;
+    let mut info = nvmlC2cModeInfo_v1_t { isC2cEnabled: 0 };
+    // SAFETY: as in `ask`; the struct is that of the call, and has no version in it.
+    nvml_try(unsafe { call(device.handle(), &raw mut info) })?;
+    Ok(info.isC2cEnabled != 0)
+}
+
+/// How many C2C links the GPU has.
+pub(super) fn c2c_link_count(device: &Device<'_>) -> Result<u32, NvmlError> {
+    field(device, FIELD_C2C_LINK_COUNT, 0).and_then(count)
 }
 
 #[doc(alias = "nvmlDeviceGetNvLinkRemoteDeviceType")]
@@ -195,6 +288,8 @@ fn fabric_of_version(device: &Device<'_>, version: u32) -> Result<RawFabric, Nvm
         state: u32::from(info.state),
         status: info.status,
         health_mask: info.healthMask,
+        // zero where the struct of version 2 ends before it: not told
+        health_summary: u32::from(info.healthSummary),
     })
 }
 

@@ -5,7 +5,7 @@ use berth_topology::raw::{Answer, RawGpu, RawMigDevice, RawNvLink};
 use nvml_wrapper::Device;
 use nvml_wrapper::error::NvmlError;
 
-use super::calls;
+use super::calls::{self, P2p, Threshold};
 use super::error::{answer, name};
 use super::vitals::{Vitals, mig_devices};
 
@@ -47,13 +47,24 @@ fn read_device(device: &Device<'_>, all: &[Handle<'_>]) -> RawGpu {
             .map(|words| bits(&words).collect()),
         numa_node_id: answer(device.numa_node_id()),
         common_ancestors: with_each(all, |other| calls::common_ancestor(device, other)),
-        p2p_nvlink: with_each(all, |other| calls::p2p_nvlink(device, other)),
+        p2p_nvlink: with_each(all, |other| calls::p2p(device, other, P2p::NvLink)),
+        p2p_read: with_each(all, |other| calls::p2p(device, other, P2p::Read)),
+        p2p_write: with_each(all, |other| calls::p2p(device, other, P2p::Write)),
+        p2p_atomics: with_each(all, |other| calls::p2p(device, other, P2p::Atomics)),
         nvlinks: links(device, vitals.links_active),
         nvlink_count,
         nvswitch_link_count: answer(calls::nvswitch_link_count(device)),
         mig_devices: mig_devices(device, &vitals.mig_mode)
-            .map(|mig| mig_device(&mig))
+            .map(|mig| mig_device(device, &mig))
             .collect(),
+        power_default_milliwatts: answer(calls::power_default_milliwatts(device)),
+        power_enforced_milliwatts: answer(calls::power_enforced_milliwatts(device)),
+        power_range_milliwatts: answer(calls::power_range_milliwatts(device)),
+        slowdown_celsius: answer(calls::threshold_celsius(device, Threshold::Slowdown)),
+        shutdown_celsius: answer(calls::threshold_celsius(device, Threshold::Shutdown)),
+        c2c_enabled: answer(calls::is_c2c_enabled(device)),
+        c2c_link_count: answer(calls::c2c_link_count(device)),
+        virtualization_mode: answer(calls::virtualization_mode(device)),
         uuid: vitals.uuid,
         pcie_generation: vitals.pcie_generation,
         pcie_width: vitals.pcie_width,
@@ -104,7 +115,12 @@ fn link_of(device: &Device<'_>, index: u32, active: Answer<bool>) -> RawNvLink {
     }
 }
 
-fn mig_device(mig: &Device<'_>) -> RawMigDevice {
+fn mig_device(gpu: &Device<'_>, mig: &Device<'_>) -> RawMigDevice {
+    let gpu_instance_id = calls::gpu_instance_id(mig);
+    let placement = match &gpu_instance_id {
+        Ok(id) => answer(calls::placement(gpu, *id)),
+        Err(error) => Answer::failed(name(error)),
+    };
     RawMigDevice {
         uuid: answer(mig.uuid()),
         name: answer(mig.name()),
@@ -113,6 +129,9 @@ fn mig_device(mig: &Device<'_>) -> RawMigDevice {
             mig.attributes()
                 .map(|attributes| attributes.gpu_instance_slice_count),
         ),
+        placement,
+        gpu_instance_id: answer(gpu_instance_id),
+        compute_instance_id: answer(calls::compute_instance_id(mig)),
     }
 }
 
