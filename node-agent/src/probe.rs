@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use berth_topology::raw::{Answer, RawHwloc, RawMachine};
 
+pub(crate) use nvml::nvml_error_name;
 pub use nvml::{Listener, Notice};
 pub use stamp::Stamp;
 

@@ -163,6 +163,23 @@ pub struct RawGpu {
     /// 4 a host of vGPUs or vSGAs.
     #[serde(default)]
     pub virtualization_mode: Answer<u32>,
+    /// What may be set of it. No probe asks: only node tuning does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<RawSettings>,
+}
+
+/// Settings of one GPU, and what it offers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RawSettings {
+    /// `nvmlDeviceGetPersistenceMode`.
+    pub persistence: Answer<bool>,
+    /// `nvmlDeviceGetApplicationsClock`: memory, graphics.
+    pub application_clocks_mhz: Answer<(u32, u32)>,
+    /// `nvmlDeviceGetSupportedMemoryClocks`, each with its `nvmlDeviceGetSupportedGraphicsClocks`.
+    pub supported_clocks_mhz: Answer<Vec<(u32, Vec<u32>)>>,
+    /// `nvmlDeviceGetAPIRestriction(SET_APPLICATION_CLOCKS)`.
+    pub clocks_restricted: Answer<bool>,
 }
 
 /// One NVLink of one GPU.

@@ -16,6 +16,7 @@ use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 
 use error::answer;
+pub(crate) use error::name as nvml_error_name;
 use gpu::Handle;
 use library::Library;
 pub(crate) use library::Place;

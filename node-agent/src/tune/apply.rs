@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Roots;
+use super::Machine;
 use super::plan::{Change, Plan, Target};
 use super::write;
 use crate::probe::text;
@@ -26,16 +26,16 @@ const STATE_BYTES_MAX: u64 = 8 << 20;
 /// When the state file cannot be used; nothing is changed then.
 pub async fn apply_until_signal(
     plan: &Plan,
-    roots: &Roots,
+    machine: &Machine,
     state: Option<&Path>,
 ) -> anyhow::Result<bool> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let changes = with_former_values(&plan.changes, state, roots)?;
+    let changes = with_former_values(&plan.changes, state, machine)?;
     if let Some(state) = state {
         keep(&changes, state).with_context(|| format!("writing {}", state.display()))?;
     }
-    let done = apply(&changes, roots);
+    let done = apply(&changes, machine);
     // The kernel may have taken less than was asked for, and that is what is to be undone.
     if let Some(state) = state {
         keep(&done, state).with_context(|| format!("writing {}", state.display()))?;
@@ -46,7 +46,7 @@ pub async fn apply_until_signal(
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    let all_undone = restore(&done, roots);
+    let all_undone = restore(&done, machine);
     if let Some(state) = state.filter(|_| all_undone) {
         fs::remove_file(state).with_context(|| format!("removing {}", state.display()))?;
     }
@@ -54,10 +54,10 @@ pub async fn apply_until_signal(
 }
 
 /// Writes each change; the answer is those that the kernel took, as it took them.
-pub fn apply(changes: &[Change], roots: &Roots) -> Vec<Change> {
+pub fn apply(changes: &[Change], machine: &Machine) -> Vec<Change> {
     let mut done = Vec::new();
     for change in changes {
-        match write::write(roots, change.target, &change.to) {
+        match write::write(machine, &change.target, &change.to) {
             Ok(now) => {
                 if now != change.to {
                     tracing::warn!(setting = %change.target, wanted = change.to, now, "taken in part");
@@ -77,21 +77,23 @@ pub fn apply(changes: &[Change], roots: &Roots) -> Vec<Change> {
 /// Puts the former values back, the last change first; what somebody else changed since is left.
 /// The answer is whether nothing failed.
 #[must_use]
-pub fn restore(done: &[Change], roots: &Roots) -> bool {
+pub fn restore(done: &[Change], machine: &Machine) -> bool {
     let mut all = true;
     for change in done.iter().rev() {
-        let target = change.target;
-        match write::read(roots, target) {
+        let target = &change.target;
+        match write::read(machine, target) {
             Ok(now) if now != change.to => {
                 tracing::warn!(setting = %target, now, "somebody else changed it: left");
                 continue;
             }
             Ok(_) => {}
+            // What cannot be read cannot have been changed by somebody else that we could see.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
             // A CPU or device that went away took its setting along.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => tracing::warn!(setting = %target, %error, "cannot be read"),
         }
-        if let Err(error) = write::write(roots, target, &change.from) {
+        if let Err(error) = write::write(machine, target, &change.from) {
             tracing::error!(setting = %target, former = change.from, %error, "not put back");
             all = false;
         }
@@ -105,7 +107,7 @@ pub fn restore(done: &[Change], roots: &Roots) -> bool {
 fn with_former_values(
     planned: &[Change],
     state: Option<&Path>,
-    roots: &Roots,
+    machine: &Machine,
 ) -> anyhow::Result<Vec<Change>> {
     let Some(state) = state.filter(|state| state.exists()) else {
         return Ok(planned.to_vec());
@@ -114,12 +116,14 @@ fn with_former_values(
         .with_context(|| format!("reading {}", state.display()))?;
     let left: Vec<Change> = serde_json::from_slice(&bytes)
         .with_context(|| format!("{} holds no former values", state.display()))?;
-    let still_so =
-        |change: &Change| write::read(roots, change.target).is_ok_and(|now| now == change.to);
+    let still_so = |change: &Change| match write::read(machine, &change.target) {
+        Ok(now) => now == change.to,
+        Err(error) => error.kind() == io::ErrorKind::Unsupported,
+    };
     let left: Vec<Change> = left.into_iter().filter(still_so).collect();
-    let former = |target: Target| left.iter().find(|change| change.target == target);
+    let former = |target: &Target| left.iter().find(|change| change.target == *target);
     let planned_again = planned.iter().map(|change| Change {
-        from: former(change.target)
+        from: former(&change.target)
             .map_or(&change.from, |left| &left.from)
             .clone(),
         ..change.clone()

@@ -17,10 +17,13 @@ the former values survive a kill: the next apply with the same file takes them u
 
 What is only reported: PCIe link width and speed, MaxReadReq, irqbalance.
 
+Clocks are application clocks where the driver has them; else they are locked, and unlocked at the end.
+
 Examples:
   berth-node-agent tune report
   berth-node-agent tune report --governor performance --irq-affinity -o json
   berth-node-agent tune apply --governor performance --irq-affinity --state /run/berth/tune.json
+  berth-node-agent tune apply --persistence --gpu-clocks max
   berth-node-agent tune apply --huge-pages 0:2048:4096 --huge-pages 1:2048:4096")]
 pub struct TuneArgs {
     /// Only tell, or change and put back at the end.
@@ -34,12 +37,21 @@ pub struct TuneArgs {
     /// Huge pages of one size on one NUMA node, in all; may be given several times.
     #[arg(long, value_name = "NODE:SIZE_KB:COUNT")]
     pub huge_pages: Vec<HugePages>,
+    /// Persistence mode of every GPU: the driver stays loaded when nobody uses it.
+    #[arg(long)]
+    pub persistence: bool,
+    /// Graphics clock of every GPU in MHz, one that NVML says is supported, or `max`.
+    #[arg(long, value_name = "MHZ|max")]
+    pub gpu_clocks: Option<GpuClocks>,
     /// How it is printed.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: Output,
     /// Where former values are kept while they are changed.
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
+    /// `libnvidia-ml` [default: libnvidia-ml.so.1 of the dynamic linker].
+    #[arg(long, value_name = "FILE")]
+    pub nvml_library: Option<PathBuf>,
     /// Where sysfs is mounted.
     #[arg(long, value_name = "DIR", default_value = "/sys")]
     pub sysfs_root: PathBuf,
@@ -66,6 +78,15 @@ pub enum Output {
     Json,
 }
 
+/// `max`, or a clock in MHz.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GpuClocks {
+    /// The highest that is supported.
+    Max,
+    /// This one.
+    Mhz(u32),
+}
+
 /// `NODE:SIZE_KB:COUNT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HugePages {
@@ -87,6 +108,24 @@ impl TuneArgs {
             governor: self.governor.clone(),
             irq_affinity: self.irq_affinity,
             huge_pages: self.huge_pages.clone(),
+            persistence: self.persistence,
+            gpu_clocks: self.gpu_clocks,
+        }
+    }
+}
+
+// === impl GpuClocks ===
+
+impl FromStr for GpuClocks {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "max" => Ok(Self::Max),
+            text => text
+                .parse()
+                .map(Self::Mhz)
+                .map_err(|_| "expected a clock in MHz, such as 1980, or max".to_owned()),
         }
     }
 }
@@ -112,6 +151,15 @@ impl FromStr for HugePages {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clocks_are_the_highest_or_a_number() {
+        assert_eq!("max".parse(), Ok(GpuClocks::Max));
+        assert_eq!("1980".parse(), Ok(GpuClocks::Mhz(1980)));
+        for wrong in ["", "1980MHz", "-1", "877,1530"] {
+            assert!(wrong.parse::<GpuClocks>().is_err(), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn huge_pages_are_a_node_a_size_and_a_count() {

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use berth_topology::cpus::CpuList;
-use berth_topology::raw::RawPci;
+use berth_topology::raw::{Answer, RawPci};
 
-use super::Roots;
+use super::Machine;
+use super::gpus::Gpu;
 use super::pcie::{self, Pcie};
 use crate::assemble::pci::{self, Kind};
 use crate::probe::{sysfs, text};
@@ -36,6 +38,10 @@ pub struct Host {
     pub nodes: BTreeMap<u32, CpuList>,
     /// Huge pages there are, by node and size in KiB.
     pub huge_pages: BTreeMap<(u32, u64), u64>,
+    /// GPUs that NVML lists, or why it cannot be asked.
+    pub gpus: Answer<Vec<Gpu>>,
+    /// Whether this program may do what NVML leaves to root.
+    pub is_root: bool,
     /// A daemon moves interrupts by itself.
     pub irqbalance_runs: bool,
 }
@@ -66,9 +72,9 @@ pub struct Device {
 
 /// Reads everything; what cannot be read is left out.
 #[must_use]
-pub fn read(roots: &Roots) -> Host {
-    let cpus = roots.sys.join("devices/system/cpu");
-    let raw = sysfs::read(&roots.sys);
+pub fn read(machine: &Machine) -> Host {
+    let cpus = machine.sys.join("devices/system/cpu");
+    let raw = sysfs::read(&machine.sys);
     let list = |text: Option<&str>| text.and_then(|text| text.parse().ok()).unwrap_or_default();
     let huge = raw.numa.iter().flat_map(|(node, numa)| {
         let sizes = numa.huge_pages.iter();
@@ -77,15 +83,22 @@ pub fn read(roots: &Roots) -> Host {
     Host {
         governors: governors(&cpus),
         online: list(raw.cpus_online.as_deref()),
-        devices: devices(roots, &raw.pci),
+        devices: devices(machine, &raw.pci),
         huge_pages: huge.collect(),
         nodes: raw
             .numa
             .iter()
             .map(|(node, numa)| (*node, list(numa.cpulist.as_deref())))
             .collect(),
-        irqbalance_runs: irqbalance_runs(&roots.proc),
+        gpus: machine.gpus.read(),
+        is_root: is_root(),
+        irqbalance_runs: irqbalance_runs(&machine.proc),
     }
+}
+
+/// By whom this process's own folder belongs to, which is its effective user.
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|folder| folder.uid() == 0)
 }
 
 fn governors(cpus: &Path) -> BTreeMap<u32, Governor> {
@@ -103,19 +116,19 @@ fn governors(cpus: &Path) -> BTreeMap<u32, Governor> {
     names.into_iter().filter_map(governor).collect()
 }
 
-fn devices(roots: &Roots, found: &BTreeMap<String, RawPci>) -> Vec<Device> {
+fn devices(machine: &Machine, found: &BTreeMap<String, RawPci>) -> Vec<Device> {
     let device = |(address, raw): (&String, &RawPci)| {
         let kind = match pci::kind(raw)? {
             Kind::Gpu => "GPU",
             Kind::NetworkCard => "NIC",
             Kind::NvSwitch => return None,
         };
-        let folder = roots.sys.join("bus/pci/devices").join(address);
+        let folder = machine.sys.join("bus/pci/devices").join(address);
         Some(Device {
             address: address.clone(),
             kind,
             numa_node: raw.numa_node.as_ref().and_then(|node| node.parse().ok()),
-            irqs: irqs(&folder, &roots.proc),
+            irqs: irqs(&folder, &machine.proc),
             pcie: text::read_bounded(&folder.join("config"), CONFIG_BYTES_MAX)
                 .ok()
                 .and_then(|config| pcie::read(&config)),

@@ -1,11 +1,15 @@
 //! What would be changed and why, and what a person should look at. Pure.
 
+mod gpus;
+
 use std::collections::BTreeMap;
 
 use berth_topology::cpus::CpuList;
+use berth_topology::ids::GpuUuid;
 use serde::{Deserialize, Serialize};
 
-use super::args::HugePages;
+use super::args::{GpuClocks, HugePages};
+use super::gpus::Setting;
 use super::host::{Device, Governor, Host};
 use super::pcie::Pcie;
 
@@ -22,10 +26,14 @@ pub struct Wish {
     pub irq_affinity: bool,
     /// Huge pages by node and size.
     pub huge_pages: Vec<HugePages>,
+    /// Persistence mode of every GPU.
+    pub persistence: bool,
+    /// Graphics clock of every GPU.
+    pub gpu_clocks: Option<GpuClocks>,
 }
 
-/// One setting of the kernel: all that this program ever writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// One setting of the kernel or of a GPU: all that this program ever writes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Target {
     /// A CPU's scaling governor.
@@ -45,6 +53,13 @@ pub enum Target {
         /// The size.
         #[serde(rename = "sizeKb")]
         size_kb: u64,
+    },
+    /// A setting that NVML takes.
+    Gpu {
+        /// The GPU.
+        uuid: GpuUuid,
+        /// Which.
+        setting: Setting,
     },
 }
 
@@ -95,6 +110,7 @@ pub fn plan(host: &Host, wish: &Wish) -> Plan {
     for wanted in &wish.huge_pages {
         huge_pages(*wanted, host, &mut plan);
     }
+    gpus::settings(host, wish, &mut plan);
     plan
 }
 

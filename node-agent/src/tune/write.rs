@@ -1,4 +1,4 @@
-//! The one place that writes to the kernel: three kinds of file, and no other.
+//! The one place that writes: three kinds of file and three settings of a GPU, and no other.
 //!
 //! A path is made from a [`Target`]'s numbers, never taken from a text; where it leads must lie
 //! below the mount that it is of, under its own name; nothing is created.
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use berth_topology::cpus::CpuList;
 
-use super::Roots;
+use super::Machine;
 use super::plan::Target;
 use crate::probe::text;
 
@@ -26,9 +26,12 @@ const GOVERNOR_BYTES_MAX: usize = 15;
 /// The value that a setting has.
 ///
 /// # Errors
-/// When its file is not there, leads elsewhere, or cannot be read.
-pub fn read(roots: &Roots, target: Target) -> io::Result<String> {
-    let path = path_of(roots, target)?;
+/// When its file is not there, leads elsewhere, or cannot be read; when NVML does not tell it.
+pub fn read(machine: &Machine, target: &Target) -> io::Result<String> {
+    if let Target::Gpu { uuid, setting } = target {
+        return machine.gpus.value(uuid, *setting);
+    }
+    let path = path_of(machine, target)?;
     text::read(&path).ok_or_else(|| io::Error::other(format!("{} cannot be read", path.display())))
 }
 
@@ -36,10 +39,17 @@ pub fn read(roots: &Roots, target: Target) -> io::Result<String> {
 ///
 /// # Errors
 /// When the value is not one of that setting's form, the file is not there or leads elsewhere, or
-/// the kernel refuses.
-pub fn write(roots: &Roots, target: Target, value: &str) -> io::Result<String> {
+/// the kernel or NVML refuses.
+pub fn write(machine: &Machine, target: &Target, value: &str) -> io::Result<String> {
     check(target, value)?;
-    let path = path_of(roots, target)?;
+    if let Target::Gpu { uuid, setting } = target {
+        machine.gpus.set(uuid, *setting, value)?;
+        return match setting.is_told() {
+            true => machine.gpus.value(uuid, *setting),
+            false => Ok(value.to_owned()),
+        };
+    }
+    let path = path_of(machine, target)?;
     let mut file = OpenOptions::new()
         .write(true)
         .truncate(true)
@@ -48,11 +58,11 @@ pub fn write(roots: &Roots, target: Target, value: &str) -> io::Result<String> {
     // In one call, as sysfs takes it.
     file.write_all(format!("{value}\n").as_bytes())?;
     drop(file);
-    read(roots, target)
+    read(machine, target)
 }
 
 /// A value of another form never reaches the kernel, from the state file neither.
-fn check(target: Target, value: &str) -> io::Result<()> {
+fn check(target: &Target, value: &str) -> io::Result<()> {
     let is_sound = match target {
         Target::Governor { .. } => {
             let sound = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
@@ -62,6 +72,7 @@ fn check(target: Target, value: &str) -> io::Result<()> {
             .parse::<CpuList>()
             .is_ok_and(|cpus| !cpus.is_empty() && cpus.to_string() == value),
         Target::HugePages { .. } => value.parse::<u64>().is_ok(),
+        Target::Gpu { setting, .. } => setting.check(value),
     };
     if is_sound {
         Ok(())
@@ -74,17 +85,18 @@ fn check(target: Target, value: &str) -> io::Result<()> {
 }
 
 /// Where the file really is. `cpuN/cpufreq` is itself a link: it may lead anywhere below the root.
-fn path_of(roots: &Roots, target: Target) -> io::Result<PathBuf> {
+fn path_of(machine: &Machine, target: &Target) -> io::Result<PathBuf> {
     let (root, name) = match target {
         Target::Governor { cpu } => (
-            &roots.sys,
+            &machine.sys,
             format!("devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor"),
         ),
-        Target::IrqAffinity { irq } => (&roots.proc, format!("irq/{irq}/smp_affinity_list")),
+        Target::IrqAffinity { irq } => (&machine.proc, format!("irq/{irq}/smp_affinity_list")),
         Target::HugePages { node, size_kb } => (
-            &roots.sys,
+            &machine.sys,
             format!("devices/system/node/node{node}/hugepages/hugepages-{size_kb}kB/nr_hugepages"),
         ),
+        Target::Gpu { .. } => return Err(io::Error::other("NVML's settings have no file")),
     };
     let (root, path) = (fs::canonicalize(root)?, root.join(name));
     let real = fs::canonicalize(&path)?;
@@ -114,6 +126,7 @@ impl std::fmt::Display for Target {
             Self::HugePages { node, size_kb } => {
                 write!(f, "huge pages of {size_kb} KiB on NUMA node {node}")
             }
+            Self::Gpu { uuid, setting } => write!(f, "{setting} of {uuid}"),
         }
     }
 }

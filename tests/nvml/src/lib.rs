@@ -7,7 +7,7 @@
 //!
 //! * `BERTH_NVML_MACHINE`: a machine's raw file (`machines/NAME.raw.json`), read at every first init,
 //!   and when the devices are counted and it has changed; `FILE.events` beside it, if it is a FIFO,
-//!   tells events: see [`events`]
+//!   tells events: see [`events`]; what is set of a GPU is written to `FILE.settings`: see [`settings`]
 //! * `BERTH_NVML_BREAK`: functions that return `NVML_ERROR_UNKNOWN`: `all`, a list with commas, or
 //!   `@FILE`, read at every call and holding such a list
 
@@ -27,6 +27,7 @@ pub mod links;
 mod machine;
 pub mod mig;
 mod out;
+pub mod settings;
 mod state;
 pub mod system;
 #[cfg(test)]

@@ -41,6 +41,16 @@ impl<T: Copy> Out<T> {
         Ok(())
     }
 
+    /// What the caller put there.
+    pub(crate) fn value(self) -> Result<T, nvmlReturn_t>
+    where
+        T: Into<u64>,
+    {
+        let pointer = self.pointer()?;
+        // SAFETY: not null, and by the C interface valid for reading one number.
+        Ok(unsafe { pointer.read_unaligned() })
+    }
+
     /// Writes `values` into an array of `length`, zeroes behind them; what does not fit is cut.
     pub(crate) fn fill(self, length: c_uint, values: &[T], zero: T) -> Result<(), nvmlReturn_t> {
         let pointer = self.pointer()?;

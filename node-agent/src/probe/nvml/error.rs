@@ -48,7 +48,7 @@ pub(super) fn answer<T>(result: Result<T, NvmlError>) -> Answer<T> {
 }
 
 /// The header's name of an error; a sentence for what the header has no name for.
-pub(super) fn name(error: &NvmlError) -> String {
+pub(crate) fn name(error: &NvmlError) -> String {
     match error {
         // an old library lacks the newer calls
         NvmlError::FailedToLoadSymbol(_) => "NVML_ERROR_FUNCTION_NOT_FOUND".to_owned(),

@@ -75,6 +75,8 @@ fn read_device(device: &Device<'_>, all: &[Handle<'_>]) -> RawGpu {
         remapped_rows_failed: vitals.remapped_rows_failed,
         retired_pages_pending: vitals.retired_pages_pending,
         recovery_action: vitals.recovery_action,
+        // asked where it is to be changed: see `tune`
+        settings: None,
     }
 }
 

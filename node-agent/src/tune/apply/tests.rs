@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use super::super::args::HugePages;
+use super::super::gpus::{Gpus, Setting};
 use super::super::host;
 use super::super::plan::{Wish, plan};
 use super::*;
@@ -12,17 +13,18 @@ use super::*;
 /// Two CPUs of one policy each, one NUMA node, one GPU with one interrupt.
 struct Tree {
     folder: tempfile::TempDir,
-    roots: Roots,
+    machine: Machine,
 }
 
 impl Tree {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let roots = Roots {
+        let machine = Machine {
             sys: folder.path().join("sys"),
             proc: folder.path().join("proc"),
+            gpus: Gpus::none(),
         };
-        let tree = Self { folder, roots };
+        let tree = Self { folder, machine };
         for cpu in 0..2 {
             let policy = format!("sys/devices/system/cpu/cpufreq/policy{cpu}");
             tree.put(&format!("{policy}/scaling_governor"), "powersave");
@@ -89,8 +91,9 @@ impl Tree {
                 size_kb: 2048,
                 count: 64,
             }],
+            ..Wish::default()
         };
-        plan(&host::read(&self.roots), &wish)
+        plan(&host::read(&self.machine), &wish)
     }
 }
 
@@ -118,20 +121,20 @@ fn what_was_planned_is_written_and_nothing_else_and_all_of_it_comes_back() {
     let before = tree.all();
     let plan = tree.plan();
     assert_eq!(changed(&tree, &before), [""; 0], "a plan writes nothing");
-    let done = apply(&plan.changes, &tree.roots);
+    let done = apply(&plan.changes, &tree.machine);
     assert_eq!(changed(&tree, &before), ALL_CHANGED);
     assert_eq!(tree.plan().changes, [], "there is nothing left to do");
-    assert!(restore(&done, &tree.roots));
+    assert!(restore(&done, &tree.machine));
     assert_eq!(changed(&tree, &before), [""; 0]);
 }
 
 #[test]
 fn what_somebody_else_changed_meanwhile_is_left() {
     let tree = Tree::new();
-    let done = apply(&tree.plan().changes, &tree.roots);
+    let done = apply(&tree.plan().changes, &tree.machine);
     tree.put("proc/irq/40/smp_affinity_list", "1");
     let before = tree.all();
-    assert!(restore(&done, &tree.roots));
+    assert!(restore(&done, &tree.machine));
     let back = changed(&tree, &before);
     assert!(!back.iter().any(|line| line.contains("irq")), "{back:?}");
     assert_eq!(back.len(), 3);
@@ -143,15 +146,15 @@ fn after_a_kill_the_state_file_brings_the_first_values_back() {
     let before = tree.all();
     let state = tempfile::tempdir().unwrap();
     let state = state.path().join("tune.json");
-    let changes = with_former_values(&tree.plan().changes, Some(&state), &tree.roots).unwrap();
+    let changes = with_former_values(&tree.plan().changes, Some(&state), &tree.machine).unwrap();
     keep(&changes, &state).unwrap();
-    apply(&changes, &tree.roots);
+    apply(&changes, &tree.machine);
     // Killed here; the next one finds everything as it should be, and the file.
     let plan = tree.plan();
     assert_eq!(plan.changes, []);
-    let changes = with_former_values(&plan.changes, Some(&state), &tree.roots).unwrap();
-    let done = apply(&changes, &tree.roots);
-    assert!(restore(&done, &tree.roots));
+    let changes = with_former_values(&plan.changes, Some(&state), &tree.machine).unwrap();
+    let done = apply(&changes, &tree.machine);
+    assert!(restore(&done, &tree.machine));
     assert_eq!(changed(&tree, &before), [""; 0]);
 }
 
@@ -160,7 +163,7 @@ fn a_broken_state_file_stops_before_anything_is_written() {
     let tree = Tree::new();
     let state = tempfile::NamedTempFile::new().unwrap();
     fs::write(state.path(), "[{\"target\":{\"file\":\"/etc/passwd\"}}]").unwrap();
-    let error = with_former_values(&tree.plan().changes, Some(state.path()), &tree.roots);
+    let error = with_former_values(&tree.plan().changes, Some(state.path()), &tree.machine);
     assert!(format!("{:#}", error.unwrap_err()).contains("holds no former values"));
 }
 
@@ -181,7 +184,7 @@ fn a_link_that_leads_out_of_the_mount_is_not_followed() {
     let before = tree.all();
     for cpu in 0..2 {
         let target = Target::Governor { cpu };
-        let error = write::write(&tree.roots, target, "performance").unwrap_err();
+        let error = write::write(&tree.machine, &target, "performance").unwrap_err();
         assert!(error.to_string().contains("leads to"), "{error}");
     }
     assert_eq!(changed(&tree, &before), [""; 0]);
@@ -191,13 +194,19 @@ fn a_link_that_leads_out_of_the_mount_is_not_followed() {
 fn values_of_another_form_and_files_that_are_not_there_are_refused() {
     let tree = Tree::new();
     let before = tree.all();
-    let cpu = Target::Governor { cpu: 0 };
-    let irq = Target::IrqAffinity { irq: 40 };
-    let pages = Target::HugePages {
+    let cpu = &Target::Governor { cpu: 0 };
+    let irq = &Target::IrqAffinity { irq: 40 };
+    let pages = &Target::HugePages {
         node: 0,
         size_kb: 2048,
     };
+    let clocks = Target::Gpu {
+        uuid: "GPU-0".into(),
+        setting: Setting::ApplicationClocks,
+    };
     for (target, value) in [
+        (&clocks, "1530"),
+        (&clocks, "877,max"),
         (cpu, ""),
         (cpu, "per\nformance"),
         (cpu, "a_name_that_is_too_long"),
@@ -207,11 +216,11 @@ fn values_of_another_form_and_files_that_are_not_there_are_refused() {
         (pages, "-1"),
         (pages, "1 2"),
     ] {
-        let error = write::write(&tree.roots, target, value).unwrap_err();
+        let error = write::write(&tree.machine, target, value).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{value:?}");
     }
     let missing = Target::IrqAffinity { irq: 41 };
-    assert!(write::write(&tree.roots, missing, "0").is_err());
+    assert!(write::write(&tree.machine, &missing, "0").is_err());
     assert_eq!(changed(&tree, &before), [""; 0]);
 }
 

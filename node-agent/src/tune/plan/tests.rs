@@ -24,6 +24,7 @@ fn host() -> Host {
         nodes: BTreeMap::from([(0, cpus("0-1")), (1, cpus("2-3")), (2, cpus(""))]),
         huge_pages: BTreeMap::from([((0, 2048), 16)]),
         irqbalance_runs: false,
+        ..Host::default()
     }
 }
 
