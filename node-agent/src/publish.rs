@@ -247,7 +247,15 @@ impl Publisher {
                 "{}",
                 write.summary()
             );
-            self.seen.topology = Some(self.cluster.write_topology(&self.name, &write).await?);
+            let written = self.cluster.write_topology(&self.name, &write).await?;
+            let before = self.seen.topology.as_ref();
+            let written = written.after(before, &write, &wanted);
+            if written.dropped.is_some() {
+                warn!(
+                    "the API server drops part of the topology: is this version's daemonset/crd.yaml applied?"
+                );
+            }
+            self.seen.topology = Some(written);
         }
         Ok(())
     }

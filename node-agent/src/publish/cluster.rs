@@ -261,5 +261,6 @@ fn seen_topology(object: NodeTopology) -> SeenTopology {
             .find(|owner| owner.kind == "Node")
             .map(|owner| owner.uid),
         status: object.status,
+        dropped: None,
     }
 }

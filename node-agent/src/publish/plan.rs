@@ -32,6 +32,8 @@ pub(crate) struct SeenTopology {
     pub(crate) resource_version: String,
     pub(crate) owner_uid: Option<String>,
     pub(crate) status: Option<Status>,
+    /// What was sent and made no difference: the CRD there is older than this agent, and drops fields.
+    pub(crate) dropped: Option<Box<Status>>,
 }
 
 /// One write to the NodeTopology.
@@ -43,6 +45,19 @@ pub(crate) enum Write {
     Adopt(Value),
     /// Its status differs by more than time. A merge patch of the status subresource.
     Status(Value),
+}
+
+// === impl SeenTopology ===
+
+impl SeenTopology {
+    /// The answer to a write of `wanted` that was made from `before`. Without this an agent whose CRD is
+    /// older than it would write the same again and again.
+    pub(crate) fn after(self, before: Option<&Self>, write: &Write, wanted: &Status) -> Self {
+        let is_same = before.is_some_and(|before| before.resource_version == self.resource_version);
+        let made_no_difference = is_same && matches!(write, Write::Status(_));
+        let dropped = made_no_difference.then(|| Box::new(wanted.without_volatile()));
+        Self { dropped, ..self }
+    }
 }
 
 // === impl Write ===
@@ -121,7 +136,10 @@ fn empty(name: &NodeName, node: &SeenNode) -> NodeTopology {
 /// Sent with the version that it was made from: a write of somebody else in between is a conflict.
 fn status_patch(seen: &SeenTopology, wanted: &Status) -> Option<Value> {
     let before = seen.status.as_ref();
-    if before.is_some_and(|before| before.without_volatile() == wanted.without_volatile()) {
+    let wanted_lasting = wanted.without_volatile();
+    if before.is_some_and(|before| before.without_volatile() == wanted_lasting)
+        || seen.dropped.as_deref() == Some(&wanted_lasting)
+    {
         return None;
     }
     let document =
@@ -160,6 +178,7 @@ mod tests {
             resource_version,
             owner_uid: Some(owner.to_owned()),
             status,
+            dropped: None,
         }
     }
 
@@ -186,6 +205,24 @@ mod tests {
     #[test]
     fn nothing_is_written_before_the_node_was_seen() {
         check(Seen::default(), &status("a"), expect!["nothing"]);
+    }
+
+    #[test]
+    fn what_the_server_drops_is_not_sent_again_until_it_or_the_object_changes() {
+        let kept = topology("u1", Some(status("a")));
+        let wanted = status("b");
+        let Some(write) = status_patch(&kept, &wanted).map(Write::Status) else {
+            panic!("it is sent once")
+        };
+        let same = kept.clone().after(Some(&kept), &write, &wanted);
+        assert_eq!(status_patch(&same, &wanted), None);
+        assert!(status_patch(&same, &status("c")).is_some());
+        let newer = SeenTopology {
+            resource_version: "8".to_owned(),
+            ..kept.clone()
+        };
+        let changed = newer.after(Some(&kept), &write, &wanted);
+        assert_eq!(changed.dropped, None, "the write made a difference");
     }
 
     #[test]
