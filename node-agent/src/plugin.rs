@@ -42,11 +42,13 @@ mod streams;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use berth_topology::ids::NodeName;
 use berth_topology::node::Status;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::history::SharedHistory;
 use crate::publish::{Given, Observation};
@@ -77,6 +79,8 @@ pub struct Settings {
     pub wording: Wording,
     /// Where it is counted what was given.
     pub tally: Arc<Tally>,
+    /// How long the first list waits for what an earlier run knew of the GPUs, which the API server has.
+    pub recall_wait_max: Duration,
 }
 
 /// How each resource stands.
@@ -131,7 +135,16 @@ pub async fn run(
         standings,
         sessions: JoinSet::new(),
     };
-    while observations.changed().await.is_ok() {
+    let mut recalled = history.recalled();
+    // else a GPU that an XID failed would be healthy again with each start of the agent, for a poll
+    let wait_max = plugin.settings.recall_wait_max;
+    let _ = timeout(wait_max, recalled.wait_for(|is_recalled| *is_recalled)).await;
+    loop {
+        tokio::select! {
+            changed = observations.changed() => if changed.is_err() { return },
+            // the API server answered late: the same observation says more
+            _ = recalled.changed() => {}
+        }
         let observation = observations.borrow_and_update().clone();
         if let Some(observation) = observation {
             let status = Arc::new(history.complete(observation.status));

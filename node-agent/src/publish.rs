@@ -204,15 +204,10 @@ impl Publisher {
 
     /// The first look shows what an earlier run of this agent saw since boot.
     fn recall(&mut self, latest: &Observation) {
-        if let Some(published) = self
-            .seen
-            .topology
-            .as_ref()
-            .and_then(|seen| seen.status.as_ref())
-        {
-            self.history
-                .recall(published, latest.status.boot_id.as_deref());
-        }
+        let seen = self.seen.topology.as_ref();
+        let published = seen.and_then(|seen| seen.status.as_ref());
+        let boot_id = latest.status.boot_id.as_deref();
+        self.history.recall(published, boot_id);
         self.recalled = true;
         self.wanted = Some(self.complete(latest));
     }

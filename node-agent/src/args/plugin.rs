@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use berth_topology::names;
 use clap::{ArgAction, Args, ValueEnum};
@@ -21,6 +22,8 @@ const CONTROL_FILES: [&str; 4] = [
 ];
 /// `IsExtendedResourceName` allows a domain of 253 and a name of 63 characters.
 const RESOURCE_BYTES_MAX: usize = 253 + 1 + 63;
+/// The kubelet's pods wait for devices meanwhile. An API server that is there answers in milliseconds.
+const RECALL_WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// How GPUs are given to containers.
 #[derive(Clone, Debug, Args)]
@@ -97,6 +100,7 @@ impl PluginArgs {
                 control_files: self.pass_device_specs.then(|| present.collect()),
             },
             tally: tally.clone(),
+            recall_wait_max: RECALL_WAIT_MAX,
         })
     }
 }

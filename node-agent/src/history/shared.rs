@@ -5,19 +5,33 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use berth_topology::ids::GpuUuid;
 use berth_topology::node::Status;
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use super::History;
 
 /// A [`History`] with a clock.
 #[derive(Clone, Debug, Default)]
-pub struct SharedHistory(Arc<Mutex<History>>);
+pub struct SharedHistory {
+    history: Arc<Mutex<History>>,
+    /// Whether it knows what an earlier run of the agent knew.
+    recalled: watch::Sender<bool>,
+}
 
 // === impl SharedHistory ===
 
 impl SharedHistory {
-    /// As [`History::recall`].
-    pub fn recall(&self, published: &Status, boot_id: Option<&str>) {
-        self.lock().recall(published, boot_id);
+    /// As [`History::recall`] of what was published, if anything was: from here on it knows all there is to.
+    pub fn recall(&self, published: Option<&Status>, boot_id: Option<&str>) {
+        if let Some(published) = published {
+            self.lock().recall(published, boot_id);
+        }
+        self.recalled.send_replace(true);
+    }
+
+    /// Becomes true with [`SharedHistory::recall`].
+    #[must_use]
+    pub fn recalled(&self) -> watch::Receiver<bool> {
+        self.recalled.subscribe()
     }
 
     /// As [`History::begin`], now.
@@ -32,6 +46,6 @@ impl SharedHistory {
     }
 
     fn lock(&self) -> MutexGuard<'_, History> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,8 +1,9 @@
 //! What is cheap to look at, twice a second, and differs when the machine does.
 //!
 //! Names of the PCI devices (hot-plug, a GPU that was removed and found again), CPUs and NUMA nodes that
-//! are online, which load of NVIDIA's driver this is, and the kubelet's configuration file. Some hundred microseconds of reading sysfs,
-//! which needs no capability, where the kernel's own announcements need a socket of the host's network.
+//! are online, which load of NVIDIA's driver this is, and the kubelet's configuration file. Some hundred
+//! microseconds of reading sysfs, which needs no capability, where the kernel's own announcements need a
+//! socket of the host's network.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};

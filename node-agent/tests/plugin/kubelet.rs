@@ -57,6 +57,8 @@ struct Shared {
 pub(crate) struct Seen {
     pub(crate) registered: Vec<RegisterRequest>,
     pub(crate) options: Option<DevicePluginOptions>,
+    /// The first list of all, by resource.
+    pub(crate) first: BTreeMap<String, ListAndWatchResponse>,
     /// The last list, by resource.
     pub(crate) devices: BTreeMap<String, ListAndWatchResponse>,
 }
@@ -304,6 +306,8 @@ impl Shared {
         let mut stream = stream.into_inner();
         while let Ok(Some(list)) = stream.message().await {
             self.seen.send_modify(|seen| {
+                let first = seen.first.entry(resource.to_owned());
+                first.or_insert_with(|| list.clone());
                 seen.devices.insert(resource.to_owned(), list);
             });
         }

@@ -17,7 +17,7 @@ use berth_node_agent::plugin::{self, Settings};
 use berth_node_agent::probe::{Probe, Source};
 use berth_node_agent::publish::{Given, Observation};
 use berth_topology::assignment::{Assignment, ContainerAssignment, Rank};
-use berth_topology::gpu::{HealthState, Mig, MigInstance};
+use berth_topology::gpu::{HealthState, Mig, MigInstance, Xid};
 use berth_topology::ids::PodUid;
 use berth_topology::names;
 use berth_topology::node::Status;
@@ -31,6 +31,8 @@ use api_server::ApiServer;
 use kubelet::{Kubelet, PATIENCE};
 
 const RESOURCE: &str = "nvidia.com/gpu";
+/// Long enough for a plugin that does not wait to be wrong.
+const BRIEFLY: Duration = Duration::from_millis(300);
 
 /// An agent on a DGX H100 with a folder, an API server and nothing else.
 struct Stage {
@@ -45,6 +47,12 @@ struct Stage {
 
 impl Stage {
     fn new(serves: bool) -> Self {
+        let history = SharedHistory::default();
+        history.recall(None, None);
+        Self::with_history(serves, history)
+    }
+
+    fn with_history(serves: bool, history: SharedHistory) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let api = ApiServer::start();
         let (observations, observed) = watch::channel(None);
@@ -60,10 +68,11 @@ impl Stage {
                 control_files: None,
             },
             tally: std::sync::Arc::default(),
+            recall_wait_max: PATIENCE,
         };
         let mut agent = JoinSet::new();
         let client = api.client();
-        let giving = (giver, SharedHistory::default());
+        let giving = (giver, history);
         agent.spawn(plugin::run(settings, client, "n1".into(), observed, giving));
         let stage = Self {
             folder,
@@ -306,6 +315,8 @@ async fn a_plugin_that_was_started_again_goes_by_what_the_kubelet_wrote() {
             control_files: None,
         },
         tally: std::sync::Arc::default(),
+        // nobody recalls anything here: the kubelet is served all the same
+        recall_wait_max: Duration::ZERO,
     };
     let mut agent = JoinSet::new();
     agent.spawn(plugin::run(
@@ -355,6 +366,26 @@ async fn a_gpu_that_fails_is_listed_as_unhealthy_at_once_and_comes_back() {
         status.gpus.remove(3);
     });
     kubelet.until("a lost GPU", health(UNHEALTHY)).await;
+}
+
+#[tokio::test]
+async fn what_an_earlier_run_knew_of_a_gpu_is_in_the_first_list() {
+    let history = SharedHistory::default();
+    let stage = Stage::with_history(true, history.clone());
+    let kubelet = stage.kubelet();
+    let too_early = tokio::time::timeout(BRIEFLY, kubelet.until_registered()).await;
+    assert!(too_early.is_err(), "it lists what it does not know yet");
+    let mut published = dgx_h100();
+    published.gpus[3].health.xids = vec![Xid {
+        code: 95,
+        at: "2026-01-01T00:00:00Z".to_owned(),
+        driver_load: None,
+    }];
+    history.recall(Some(&published), published.boot_id.as_deref());
+    let is_listed = |seen: &kubelet::Seen| seen.first.contains_key(RESOURCE);
+    let seen = kubelet.until("the first list", is_listed).await;
+    let health = |number: usize| seen.first[RESOURCE].devices[number].health.clone();
+    assert_eq!([health(2), health(3)], [HEALTHY, UNHEALTHY]);
 }
 
 #[tokio::test]
