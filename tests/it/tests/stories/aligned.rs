@@ -10,7 +10,7 @@ use berth_it::control_plane::REAL_NODE;
 use berth_it::dice::{Dice, seed};
 use berth_it::given::{Dgx, GPUS, Given, RESOURCE};
 use berth_it::http1;
-use berth_it::pods::{self, create, gpu_pod, reached, refused};
+use berth_it::pods::{self, create, gpu_pod, reached};
 use berth_it::real_node::{delete_pod, holding_here};
 use berth_it::story::{Stage, story};
 use berth_it::wait::{PATIENCE, SOON, eventually};
@@ -34,7 +34,7 @@ const RESERVED: &str = "0,20";
 const MANY_CPUS: usize = 24;
 /// The extender's name for what the kubelet would reject now, but not if others left.
 const REJECTED_NOW: &str = "KubeletWouldRefuse";
-/// As the pod's events say it.
+/// As it is said to people.
 const REJECTED_NOW_SENTENCE: &str = "the kubelet's topology manager would reject the pod";
 /// The kubelet's reasons for a pod that should not have been bound to it.
 const ADMISSION_ERRORS: [&str; 2] = ["TopologyAffinityError", "UnexpectedAdmissionError"];
@@ -303,17 +303,21 @@ impl Aligned {
         .await
     }
 
+    /// What the extender says of that very pod: events of an earlier one of the name are there still.
     async fn is_refused(&self, ask: Ask) -> Result<()> {
         let client = self.dgx.client();
-        create(client, &ask.pod()).await?;
-        refused(client, ask.name, &[REJECTED_NOW_SENTENCE], PATIENCE).await?;
-        let story = self.explanation(ask.name).await?;
-        let refused = &story["refused"][REJECTED_NOW];
-        ensure!(
-            refused["resolvable"] == json!(true),
-            "{}: {story}",
-            ask.name
-        );
+        let uid = create(client, &ask.pod()).await?.uid();
+        let what = format!("pod {} to be refused", ask.name);
+        eventually(&what, PATIENCE, async || {
+            let story = self.explanation(ask.name).await?;
+            ensure!(story["podUid"] == json!(uid), "it was not looked at");
+            let refused = &story["refused"][REJECTED_NOW];
+            let message = refused["message"].as_str().unwrap_or_default();
+            ensure!(message.contains(REJECTED_NOW_SENTENCE), "{story}");
+            ensure!(refused["resolvable"] == json!(true), "{story}");
+            Ok(())
+        })
+        .await?;
         let pod = pods::api(client).get(ask.name).await?;
         ensure!(pods::node(&pod).is_empty(), "{} was bound", ask.name);
         Ok(())
