@@ -15,9 +15,10 @@ use berth_engine_text::{ChatTemplate, GgufVocab, LoadError, TemplateError, Token
 use crate::args::{Device, ModelArgs};
 use crate::assign::{self, Identity, Places, read_machine};
 use crate::rank::LoadBackend;
-use choice::Choice;
 
 mod choice;
+
+pub(crate) use choice::Choice;
 
 /// KV cache when nothing is said: SmolLM2-135M gets 46,000 tokens of it in bf16, half of that in
 /// the reference backend, which has f32.

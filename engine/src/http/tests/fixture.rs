@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::args::{Args, Command, ServeArgs};
 use crate::assign::{self, Identity};
 use crate::lifecycle::Lifecycle;
-use crate::model::{Model, ModelText};
+use crate::model::{Choice, Model, ModelText};
 use crate::serve;
 
 const END: TokenId = 29;
@@ -192,6 +192,7 @@ fn model(alphabet: &Arc<Alphabet>) -> Model {
         },
         places,
         name: "alphabet".to_owned(),
+        backend: Choice::Reference,
         load: Arc::new(move |shard: Shard, _| {
             alphabet.wait_until_loaded();
             Ok(Box::new(AlphabetRank {
