@@ -21,8 +21,10 @@
 
 pub mod activation;
 pub mod attention;
+pub mod calibrate;
 pub mod matrix;
 pub mod norm;
+pub mod probe;
 pub mod product;
 pub mod rope;
 pub mod rows;

@@ -174,8 +174,8 @@ impl Matrix {
             return Err(PackError::Inputs { form, inputs });
         }
         let bytes = form.bytes(outputs, inputs);
-        let mut memory =
-            Memory::zeroed(bytes).map_err(|source| PackError::Memory { bytes, source })?;
+        let memory = team.memory().take(bytes);
+        let mut memory = memory.map_err(|source| PackError::Memory { bytes, source })?;
         let failed: Mutex<Option<(usize, E)>> = Mutex::new(None);
         let panel_bytes = form.panel_bytes(inputs);
         let parts = Parts::of(memory.bytes_mut());

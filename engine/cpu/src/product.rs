@@ -24,20 +24,22 @@ use crate::tier::Tier;
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(crate) mod avx512;
+mod choice;
 mod chunk;
 #[cfg(target_arch = "x86_64")]
 mod codes;
 #[cfg(target_arch = "x86_64")]
-mod lanes;
+pub(crate) mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
+pub use choice::{Choice, ChoiceError};
 pub use chunk::Tuning;
 
 use activations::{Activations, Filled};
@@ -48,8 +50,7 @@ const STRIP: usize = 16;
 /// Computes products with one tier's kernels, and keeps the memory that they need in between.
 #[derive(Debug)]
 pub struct Products {
-    tier: Tier,
-    tuning: Tuning,
+    choice: Choice,
     activations: Activations,
 }
 
@@ -83,27 +84,28 @@ impl Products {
     /// When this machine does not have the tier.
     #[must_use]
     pub fn new(tier: Tier) -> Self {
-        Self::tuned(tier, Tuning::default())
+        Self::with(Choice::of(tier))
     }
 
-    /// With the kernels of `tier` as calibration or a flag chose them.
+    /// With the kernels that calibration or a flag chose.
     ///
     /// # Panics
-    /// When this machine does not have the tier.
+    /// When this machine does not have their tiers.
     #[must_use]
-    pub fn tuned(tier: Tier, tuning: Tuning) -> Self {
-        assert!(tier.is_here(), "tier {tier} was checked before it is used");
+    pub fn with(choice: Choice) -> Self {
+        for tier in [choice.bf16, choice.codes] {
+            assert!(tier.is_here(), "tier {tier} was checked before it is used");
+        }
         Self {
-            tier,
-            tuning,
+            choice,
             activations: Activations::default(),
         }
     }
 
-    /// Whose kernels are used.
+    /// Which kernels are used.
     #[must_use]
-    pub fn tier(&self) -> Tier {
-        self.tier
+    pub fn choice(&self) -> Choice {
+        self.choice
     }
 
     /// Multiplies each row of `x`, `(rows, inputs)`, with every output of `matrix`, and writes
@@ -117,7 +119,8 @@ impl Products {
         let rows = x.len() / matrix.inputs().max(1);
         assert_eq!(x.len(), rows * matrix.inputs(), "whole rows of activations");
         assert_eq!(out.len(), rows * matrix.outputs(), "room for every output");
-        let (tier, tuning) = (self.tier, self.tuning);
+        let tier = self.choice.tier(matrix.form());
+        let tuning = self.choice.tuning;
         let filling = self
             .activations
             .filling(matrix.form(), tier, (rows, matrix.inputs()));

@@ -20,6 +20,7 @@ mod cpus;
 mod float_state;
 mod gate;
 
+use crate::memory::Pool;
 use cpus::Cpus;
 use float_state::Flushed;
 use gate::Gate;
@@ -32,6 +33,8 @@ pub struct Team {
     /// One for each worker.
     cpus: Vec<usize>,
     seat: Option<Seat>,
+    /// Where its matrices are put.
+    memory: Pool,
 }
 
 /// One of the threads in a run.
@@ -95,6 +98,7 @@ impl Team {
             threads: Vec::with_capacity(count - 1),
             cpus: list.into_iter().cycle().take(count).collect(),
             seat: None,
+            memory: Pool::default(),
         };
         let started = team.start_threads();
         before.pin_this_thread()?;
@@ -138,6 +142,11 @@ impl Team {
         let thread = thread::current().id();
         self.seat.get_or_insert(Seat { thread, before });
         Ok(())
+    }
+
+    /// For what its workers touch first, and nobody else does: pages are shared by neighbours.
+    pub(crate) fn memory(&mut self) -> &mut Pool {
+        &mut self.memory
     }
 
     /// Runs `job` once on every worker and returns when all are done. Denormals are zero in it.

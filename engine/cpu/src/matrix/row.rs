@@ -211,8 +211,8 @@ impl Row<'_> {
             Form::Int4Min | Form::Bf16 => (0.0, 0.0),
         };
         for (to, from) in self.codes_of(block).iter_mut().zip(values) {
-            let code = ((from - minimum) * inverse).round_ties_even();
-            *to = to_code(code.clamp(lowest, greatest) + offset);
+            let code = ((from - minimum) * inverse).clamp(lowest, greatest);
+            *to = to_code(code + offset);
         }
         Some(())
     }
@@ -242,11 +242,10 @@ fn write_halves(codes: &mut [u8], bytes: &[u8], above: u8) {
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a whole number from 0 to 255 by the clamp before"
-)]
+/// The whole number nearest to a value from 0 to 255, ties to even.
+#[inline]
 fn to_code(value: f32) -> u8 {
-    value as u8
+    // Adding 2^23 leaves no bits for a fraction; the whole number is then in the lowest bits.
+    const MAGIC: f32 = 8_388_608.0;
+    (value + MAGIC).to_bits().to_le_bytes()[0]
 }

@@ -43,7 +43,7 @@ pub(super) struct Filling<'a> {
 
 /// The buffers of one product, full. Those of other forms are empty.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Filled<'a> {
+pub(crate) struct Filled<'a> {
     /// bf16 for kernels that multiply bf16: `(rows, inputs)`, an odd number of inputs filled up
     /// with a zero.
     pub(super) rounded: &'a [u16],

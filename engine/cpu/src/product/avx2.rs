@@ -17,13 +17,13 @@ use crate::matrix::Form;
 const LANES: usize = 8;
 
 /// Eight sums.
-struct Eight;
+pub(crate) struct Eight;
 
 /// f32 arithmetic on bf16 values.
-struct Fused;
+pub(crate) struct Fused;
 
 /// Products of bytes in pairs, which are added up in two steps.
-struct Pairwise;
+pub(crate) struct Pairwise;
 
 /// # Safety
 /// The CPU has AVX2, FMA and F16C.

@@ -16,19 +16,19 @@ use super::tiles::compute;
 use crate::matrix::Form;
 
 /// Sixteen sums.
-struct Sixteen;
+pub(crate) struct Sixteen;
 
 /// VDPBF16PS: two products of bf16 are added by one instruction, the odd one first.
-struct Dot;
+pub(crate) struct Dot;
 
 /// f32 arithmetic on bf16 values.
-struct Fused;
+pub(crate) struct Fused;
 
 /// VPDPBUSD: four products of bytes are added by one instruction.
-struct Vnni;
+pub(crate) struct Vnni;
 
 /// Products of bytes in pairs, which are added up in two steps.
-struct Pairwise;
+pub(crate) struct Pairwise;
 
 /// # Safety
 /// The CPU has AVX-512 F, BW, DQ, VL and BF16.

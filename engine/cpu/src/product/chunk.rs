@@ -9,8 +9,8 @@ const LINE_BYTES: usize = 64;
 pub struct Tuning {
     /// Of a panel, what is kept in the L2 cache while all rows are multiplied with it.
     pub chunk_bytes: usize,
-    /// How far ahead weights are fetched into the L2 cache when they are read once, for few rows.
-    /// With more rows it is the next chunk.
+    /// How far ahead weights are fetched into the L2 cache when they are read once, for few rows;
+    /// 0 leaves that to the hardware. With more rows it is the next chunk.
     pub ahead_bytes: usize,
 }
 
@@ -34,8 +34,8 @@ pub(super) struct Fetch {
 impl Default for Tuning {
     fn default() -> Self {
         Self {
-            chunk_bytes: 512 << 10,
-            ahead_bytes: 8 << 10,
+            chunk_bytes: 256 << 10,
+            ahead_bytes: 0,
         }
     }
 }
@@ -66,6 +66,9 @@ impl Tuning {
         chunk_bytes: usize,
         group_bytes: usize,
     ) -> Fetch {
+        if tiles == 1 && self.ahead_bytes == 0 {
+            return Fetch::NONE;
+        }
         let all = group_bytes / LINE_BYTES;
         let each = all.div_ceil(tiles);
         let before = (tile * each).min(all);
@@ -134,7 +137,12 @@ mod tests {
             }
             assert_eq!(next, 5000 + 1024);
         }
-        let alone = tuning.fetch((0, 1), 5000, 1024);
-        assert_eq!((alone.ahead_bytes, alone.lines), (tuning.ahead_bytes, 16));
+        assert_eq!(tuning.fetch((0, 1), 5000, 1024), Fetch::NONE);
+        let ahead = Tuning {
+            ahead_bytes: 300,
+            ..tuning
+        };
+        let alone = ahead.fetch((0, 1), 5000, 1024);
+        assert_eq!((alone.ahead_bytes, alone.lines), (300, 16));
     }
 }

@@ -116,10 +116,16 @@ impl Block<'_> {
             if BITS == 4 {
                 for group in 0..4 {
                     self.add_halves::<L, ROWS, WIDE>(group, &mut dots);
+                    if ROWS == 1 {
+                        keep_order();
+                    }
                 }
             } else {
                 for group in 0..8 {
                     self.add_bytes::<L, ROWS, WIDE>(group, &mut dots);
+                    if ROWS == 1 {
+                        keep_order();
+                    }
                 }
             }
             dots
@@ -212,4 +218,13 @@ impl Block<'_> {
             }
         }
     }
+}
+
+/// Weights are read in the order in which they lie: the compiler would take one vector's after the
+/// other's, in strides that the hardware does not foresee (one row of int8: 0.45 of the read
+/// bandwidth instead of 0.97). More rows read from the cache, and are slower with it.
+#[inline(always)]
+fn keep_order() {
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("", options(nostack, preserves_flags)) };
 }

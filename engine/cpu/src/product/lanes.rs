@@ -10,7 +10,7 @@
 use super::activations::Filled;
 
 /// A vector of f32 sums, one output in each lane.
-pub(super) trait Vector {
+pub(crate) trait Vector {
     /// The vector.
     type Sums: Copy;
     /// Outputs in it.
@@ -34,10 +34,10 @@ pub(super) trait Vector {
 }
 
 /// A vector's sums.
-pub(super) type Sums<V> = <V as Vector>::Sums;
+pub(crate) type Sums<V> = <V as Vector>::Sums;
 
 /// Adds products of bf16 pairs to sums.
-pub(super) trait PairLanes {
+pub(crate) trait PairLanes {
     /// Of sums.
     type Vector: Vector;
     /// A pair of weights for each output.
@@ -73,7 +73,7 @@ pub(super) trait PairLanes {
 }
 
 /// Adds exact products of codes to integers, and blocks of those to sums.
-pub(super) trait CodeLanes {
+pub(crate) trait CodeLanes {
     /// Of sums.
     type Vector: Vector;
     /// An i32 for each output.

@@ -90,9 +90,13 @@ impl Case {
         let mut out = vec![f32::NAN; self.rows * self.outputs];
         let tuning = Tuning {
             chunk_bytes: self.chunk_bytes,
-            ..Tuning::default()
+            ahead_bytes: self.chunk_bytes % 7 * 64,
         };
-        Products::tuned(tier, tuning).product(&mut team, &matrix, &self.x(), &mut out);
+        let choice = Choice {
+            tuning,
+            ..Choice::of(tier)
+        };
+        Products::with(choice).product(&mut team, &matrix, &self.x(), &mut out);
         bits(&out)
     }
 

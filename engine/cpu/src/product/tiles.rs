@@ -54,8 +54,9 @@ pub(super) struct Tile {
 #[inline(always)]
 pub(super) unsafe fn compute<K: Kernel>(task: &Task<'_>) {
     let unit_bytes = K::unit_bytes(task);
-    let rows_max = K::TILES.len();
-    let tiles = task.rows.div_ceil(rows_max);
+    let tiles = task.rows.div_ceil(K::TILES.len());
+    // Tiles of about equal height: one with few rows would wait for the L2 cache alone.
+    let height = task.rows.div_ceil(tiles.max(1));
     for chunk in task.tuning.chunks(K::units(task), unit_bytes, K::GROUP) {
         let chunk_bytes = (chunk.to - chunk.from) * unit_bytes;
         for index in 0..tiles {
@@ -70,11 +71,11 @@ pub(super) unsafe fn compute<K: Kernel>(task: &Task<'_>) {
                 } else {
                     Fetch::NONE
                 },
-                row: index * rows_max,
+                row: index * height,
                 vector: 0,
             };
             // SAFETY: as the caller promises.
-            unsafe { rows::<K>(task, tile, rows_max.min(task.rows - tile.row)) };
+            unsafe { rows::<K>(task, tile, height.min(task.rows - tile.row)) };
         }
     }
 }
