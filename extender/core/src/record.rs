@@ -191,16 +191,20 @@ impl Records {
             inexact: bound.inexact.map(|doubt| doubt.kind().to_owned()),
             error: bound.error,
         };
-        let named = (&*request.namespace, &*request.name);
-        self.push_known(&request.uid, named, at, inputs, decided);
+        let asked = self.of_uid(&request.uid);
+        let inputs = inputs.filter(|_| asked.is_some());
+        let asked = asked.unwrap_or_else(|| named(&request.uid, &request.namespace, &request.name));
+        self.push(asked, at, Basis::of(inputs), decided);
     }
 
     /// The evictions of that plan ended. The pod is known from filter.
     pub fn evicted(&mut self, plan: &Plan, at: String, error: Option<String>) {
-        let (pod, inputs) = (&plan.pod, Some(plan.inputs.clone()));
+        let pod = &plan.pod;
         let decided = Decided::evict(&plan.node, &plan.victims, error);
-        let named = (&*pod.namespace, &*pod.name);
-        self.push_known(&pod.uid, named, at, inputs, decided);
+        let asked = self.of_uid(&pod.uid);
+        let inputs = asked.as_ref().map(|_| plan.inputs.clone());
+        let asked = asked.unwrap_or_else(|| named(&pod.uid, &pod.namespace, &pod.name));
+        self.push(asked, at, Basis::of(inputs), decided);
     }
 
     /// Every record, oldest first.
@@ -252,32 +256,6 @@ impl Records {
         known.unwrap_or_else(|| Arc::new(asked.clone()))
     }
 
-    /// About a pod that is known from an earlier record; without one its inputs are of no use.
-    fn push_known(
-        &mut self,
-        uid: &PodUid,
-        (namespace, name): (&str, &str),
-        at: String,
-        inputs: Option<Inputs>,
-        decided: Decided,
-    ) {
-        let known = self.of_uid(uid);
-        let inputs = inputs.filter(|_| known.is_some());
-        let asked = known.unwrap_or_else(|| {
-            Arc::new(Asked {
-                namespace: namespace.to_owned(),
-                name: name.to_owned(),
-                uid: uid.clone(),
-                pod: "{}".to_owned(),
-            })
-        });
-        let nothing = || Basis::Dropped {
-            hash: String::new(),
-        };
-        let basis = inputs.map_or_else(nothing, |inputs| Basis::Kept(Box::new(inputs)));
-        self.push(asked, at, basis, decided);
-    }
-
     fn push(&mut self, asked: Arc<Asked>, at: String, basis: Basis, decided: Decided) {
         let record = Record {
             number: self.next,
@@ -323,6 +301,16 @@ impl Records {
     }
 }
 
+/// A pod of which no record tells what it asks: inputs are of no use without.
+fn named(uid: &PodUid, namespace: &str, name: &str) -> Arc<Asked> {
+    Arc::new(Asked {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        uid: uid.clone(),
+        pod: "{}".to_owned(),
+    })
+}
+
 /// How a bind ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bound {
@@ -334,6 +322,18 @@ pub struct Bound {
     pub inexact: Option<Inexact>,
     /// Why it was not bound.
     pub error: Option<String>,
+}
+
+// === impl Basis ===
+
+impl Basis {
+    /// Nothing was chosen where there are none.
+    fn of(inputs: Option<Inputs>) -> Self {
+        let nothing = || Self::Dropped {
+            hash: String::new(),
+        };
+        inputs.map_or_else(nothing, |inputs| Self::Kept(Box::new(inputs)))
+    }
 }
 
 // === impl Record ===
