@@ -9,12 +9,13 @@
 
 use std::any::Any;
 use std::io;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{self, AssertUnwindSafe};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle, ThreadId};
+use std::thread::{self, JoinHandle};
 
 mod cpus;
 mod float_state;
@@ -32,9 +33,17 @@ pub struct Team {
     threads: Vec<JoinHandle<()>>,
     /// One for each worker.
     cpus: Vec<usize>,
-    seat: Option<Seat>,
     /// Where its matrices are put.
     memory: Pool,
+}
+
+/// While it lives, the thread that made it runs on worker 0's CPU only.
+#[derive(Debug)]
+#[must_use = "the thread's mask is given back when this is dropped"]
+pub struct CallerPinned {
+    before: Option<Cpus>,
+    /// A mask is its thread's own: this stays there.
+    _here: PhantomData<*const ()>,
 }
 
 /// One of the threads in a run.
@@ -69,13 +78,6 @@ struct Shared {
     closing: AtomicBool,
 }
 
-/// What the caller's thread could use before it was pinned.
-#[derive(Debug)]
-struct Seat {
-    thread: ThreadId,
-    before: Cpus,
-}
-
 /// What a worker unwinds with because another panicked.
 struct Broken;
 
@@ -85,7 +87,7 @@ impl Team {
     /// A team on the CPUs that the calling thread may use, by default one worker on each; the
     /// threads inherit its memory policy. More workers than CPUs share them, slowly: for tests.
     ///
-    /// The caller keeps its mask until [`Self::pin_caller`].
+    /// The caller keeps its mask but for the time of [`Self::pin_caller`].
     ///
     /// # Errors
     /// When the kernel gives no thread or no affinity.
@@ -97,7 +99,6 @@ impl Team {
             shared: Arc::new(Shared::new(count)),
             threads: Vec::with_capacity(count - 1),
             cpus: list.into_iter().cycle().take(count).collect(),
-            seat: None,
             memory: Pool::default(),
         };
         let started = team.start_threads();
@@ -131,17 +132,23 @@ impl Team {
         &self.cpus
     }
 
-    /// Keeps the calling thread on worker 0's CPU until the team is dropped on it: the kernel
-    /// would otherwise put it on a busy worker's now and then.
+    /// Keeps the calling thread on worker 0's CPU: a thread that may use them all is put on a busy
+    /// worker's now and then, and spins there until that worker's turn comes.
     ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn pin_caller(&mut self) -> io::Result<()> {
-        let before = Cpus::of_this_thread()?;
-        Cpus::one(self.cpus[0]).pin_this_thread()?;
-        let thread = thread::current().id();
-        self.seat.get_or_insert(Seat { thread, before });
-        Ok(())
+    /// For the time of some runs, so that who asks in between sees the mask that the thread was
+    /// given. Nothing happens where there is no other worker, or where the kernel refuses: that
+    /// costs time only.
+    pub fn pin_caller(&self) -> CallerPinned {
+        let pin = || {
+            let before = Cpus::of_this_thread()?;
+            Cpus::one(self.cpus[0]).pin_this_thread()?;
+            io::Result::Ok(before)
+        };
+        let has_others = !self.threads.is_empty();
+        CallerPinned {
+            before: has_others.then(pin).and_then(Result::ok),
+            _here: PhantomData,
+        }
     }
 
     /// For what its workers touch first, and nobody else does: pages are shared by neighbours.
@@ -186,11 +193,16 @@ impl Drop for Team {
             // A worker catches what its job panics with.
             let _ = thread.join();
         }
-        if let Some(seat) = self.seat.take()
-            && seat.thread == thread::current().id()
-        {
-            // The mask was this thread's own; nothing depends on getting it back.
-            let _ = seat.before.pin_this_thread();
+    }
+}
+
+// === impl CallerPinned ===
+
+impl Drop for CallerPinned {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            // It was this thread's own a moment ago.
+            let _ = before.pin_this_thread();
         }
     }
 }

@@ -100,12 +100,12 @@ fn each_worker_is_pinned_to_its_cpu_and_the_caller_gets_its_mask_back() {
     let mut team = Team::new(None).expect("threads");
     assert_eq!(team.worker_count(), before.list().len());
     assert_eq!(Cpus::of_this_thread().expect("a mask"), before);
-    team.pin_caller().expect("pinned");
+    let pinned = team.pin_caller();
     let cpus = team.cpus().to_vec();
     team.run(|worker| {
         let mine = Cpus::of_this_thread().expect("a mask");
         assert_eq!(mine.list(), [cpus[worker.index]]);
     });
-    drop(team);
+    drop(pinned);
     assert_eq!(Cpus::of_this_thread().expect("a mask"), before);
 }
