@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use ahash::RandomState;
 use berth_topology::claim::PodClaim;
 use berth_topology::node::Status;
 use k8s_openapi::api::core::v1::Pod;
@@ -17,10 +18,13 @@ use crate::snapshot::Snapshot;
 
 mod awaited;
 mod first;
+mod members;
 
 pub use awaited::Awaited;
 pub(crate) use awaited::waiting;
 use first::First;
+pub use members::Members;
+pub(crate) use members::update as update_members;
 
 /// What a node's rack is called unless configured otherwise.
 pub const DEFAULT_RACK_LABEL: &str = "topology.kubernetes.io/rack";
@@ -30,7 +34,7 @@ const POD_GROUP_BYTES_MAX: usize = 253;
 const REGISTERED: &str = "completed";
 
 /// Pods of one namespace that work together.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Group {
     namespace: String,
@@ -38,7 +42,7 @@ pub struct Group {
 }
 
 /// How a pod says of which group it is; the annotation wins.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum Name {
     /// `berth.dev/group`.
@@ -149,12 +153,9 @@ impl<'a> Pull<'a> {
         let Some(group) = ask.group.as_deref() else {
             return pull;
         };
-        for node in snapshot.nodes() {
+        for node in members(snapshot, group) {
             let is_member = |holder: &&_| is_of(holder, group);
             let count = node.holders.iter().filter(is_member).count();
-            if count == 0 {
-                continue;
-            }
             pull.member_count += count;
             *pull.by_fabric.entry(Fabric::of(node)).or_default() += count;
             if let Some(rack) = node.rack.as_deref() {
@@ -198,14 +199,28 @@ pub(crate) fn peers<'a>(
     let Some(group) = ask.group.as_deref() else {
         return Vec::new();
     };
-    let has_member =
-        |node: &&Arc<NodeState>| node.holders.iter().any(|holder| is_of(holder, group));
+    let mut members: HashMap<_, _, RandomState> = members(snapshot, group)
+        .map(|node| (Arc::as_ptr(node), node))
+        .collect();
+    if members.is_empty() {
+        return neighbours(snapshot, candidates);
+    }
+    for asked in candidates {
+        members.remove(&Arc::as_ptr(asked));
+    }
+    by_name(members.into_values())
+}
+
+/// Nodes in the cliques and racks of the candidates, beside these.
+fn neighbours<'a>(
+    snapshot: &'a Snapshot,
+    candidates: impl Iterator<Item = &'a Arc<NodeState>> + Clone,
+) -> Vec<Arc<NodeState>> {
     let clique = |node: &'a NodeState| node.topology.as_ref()?.clique.as_ref();
-    let asked: HashSet<_> = candidates.clone().map(Arc::as_ptr).collect();
+    let asked: HashSet<_, RandomState> = candidates.clone().map(Arc::as_ptr).collect();
     if asked.len() == snapshot.nodes.len() {
         return Vec::new();
     }
-    let is_first = !snapshot.nodes().any(|node| has_member(&node));
     let cliques: HashSet<_> = candidates.clone().filter_map(|node| clique(node)).collect();
     let racks: HashSet<_> = candidates.filter_map(|node| node.rack.as_deref()).collect();
     let is_near = |node: &&'a Arc<NodeState>| {
@@ -216,13 +231,19 @@ pub(crate) fn peers<'a>(
     let others = snapshot
         .nodes()
         .filter(|node| !asked.contains(&Arc::as_ptr(node)));
-    let counts = others.filter(|node| match is_first {
-        true => is_near(node),
-        false => has_member(node),
-    });
-    let mut peers: Vec<Arc<NodeState>> = counts.cloned().collect();
-    peers.sort_by(|a, b| a.name.cmp(&b.name));
-    peers
+    by_name(others.filter(is_near))
+}
+
+fn by_name<'a>(nodes: impl Iterator<Item = &'a Arc<NodeState>>) -> Vec<Arc<NodeState>> {
+    let mut nodes: Vec<Arc<NodeState>> = nodes.cloned().collect();
+    nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    nodes
+}
+
+/// The nodes where pods of that group are.
+fn members<'a>(snapshot: &'a Snapshot, group: &Group) -> impl Iterator<Item = &'a Arc<NodeState>> {
+    let names = snapshot.members.nodes(group);
+    names.filter_map(|name| snapshot.node(name))
 }
 
 fn is_of(holder: &Arc<crate::pod::Holder>, group: &Group) -> bool {

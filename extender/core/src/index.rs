@@ -20,7 +20,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use crate::budgets::Budgets;
 use crate::freshness::Freshness;
 use crate::gone::Gone;
-use crate::group::{self, Awaited, DEFAULT_RACK_LABEL};
+use crate::group::{self, Awaited, DEFAULT_RACK_LABEL, Members};
 use crate::held::Held;
 use crate::hints::{Hint, Hints};
 use crate::node::{Derived, Hardware, Listed, NodeState, Room, Topology, listed};
@@ -57,6 +57,8 @@ pub struct Index {
     dirty: BTreeSet<Arc<str>>,
     situations: Situations,
     states: Arc<ByName<Arc<NodeState>>>,
+    /// Where pods of each group are, by those.
+    members: Arc<Members>,
     generation: u64,
 }
 
@@ -133,6 +135,7 @@ impl Index {
             dirty: BTreeSet::new(),
             situations: Situations::default(),
             states: Arc::default(),
+            members: Arc::default(),
             generation: 0,
         }
     }
@@ -344,6 +347,7 @@ impl Index {
             budgets: self.budgets.clone(),
             awaited: self.awaited.clone(),
             nodes: self.states.clone(),
+            members: self.members.clone(),
             generation: self.generation,
         }
     }
@@ -498,7 +502,10 @@ impl Index {
             if self.entries.get(&name).is_some_and(Entry::is_empty) {
                 self.entries.remove(&name);
             }
-            let Some(mut state) = self.state(&name) else {
+            let state = self.state(&name);
+            let before = map.get(&name).map(|state| &**state);
+            group::update_members(&mut self.members, before, state.as_ref());
+            let Some(mut state) = state else {
                 map.remove(&name);
                 continue;
             };

@@ -287,10 +287,10 @@ impl Search<'_> {
             stale.insert(state.name.clone());
         }
         let alone = Snapshot {
-            nodes: Arc::new(HashMap::from_iter([(state.name.clone(), state.clone())])),
             stale,
             ..Snapshot::default()
         };
+        let alone = alone.with_nodes([state.clone()]);
         decide::choose(&alone, ask, &state.name)
     }
 

@@ -10,7 +10,7 @@ use berth_topology::ids::PodUid;
 use serde::{Deserialize, Serialize};
 
 use crate::budgets::Budgets;
-use crate::group::Awaited;
+use crate::group::{Awaited, Members};
 use crate::hints::Hinted;
 use crate::node::NodeState;
 use crate::record::shared;
@@ -34,6 +34,9 @@ pub struct Snapshot {
     /// By name.
     #[serde(skip)]
     pub nodes: Arc<ByName<Arc<NodeState>>>,
+    /// Where pods of each group are: what the nodes say.
+    #[serde(skip)]
+    pub members: Arc<Members>,
     /// Nodes whose agent is silent.
     #[serde(with = "shared::each")]
     pub stale: HashSet<Arc<str>, RandomState>,
@@ -82,12 +85,25 @@ impl Snapshot {
     pub fn without_nodes(&self) -> Self {
         Self {
             nodes: Arc::default(),
+            members: Arc::default(),
             stale: self.stale.clone(),
             unconfirmed: self.unconfirmed.clone(),
             hinted: self.hinted.clone(),
             budgets: Arc::default(),
             awaited: Arc::default(),
             generation: self.generation,
+        }
+    }
+
+    /// The same with those nodes, and no others.
+    #[must_use]
+    pub fn with_nodes(self, nodes: impl IntoIterator<Item = Arc<NodeState>>) -> Self {
+        let nodes = nodes.into_iter().map(|node| (node.name.clone(), node));
+        let nodes: ByName<_> = nodes.collect();
+        Self {
+            members: Arc::new(Members::of(nodes.values())),
+            nodes: Arc::new(nodes),
+            ..self
         }
     }
 

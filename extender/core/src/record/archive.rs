@@ -17,7 +17,7 @@ use super::wiring::Wiring;
 use super::{Asked, Basis, Candidate, Decided, Inputs, Offered, Record};
 use crate::decide::Preference;
 use crate::node::{Hardware, NodeState, Topology};
-use crate::snapshot::{ByName, Snapshot};
+use crate::snapshot::Snapshot;
 
 /// What the document is, beside its schema.
 const KIND: &str = "Snapshot";
@@ -224,20 +224,14 @@ impl Archive {
         }
         let states = self.tables.states(&self.replica.resource)?;
         let state = |at: &usize| states.get(*at).cloned().ok_or(Error::Missing("a node"));
-        let mut nodes = ByName::default();
-        for at in &self.nodes {
-            let node = state(at)?;
-            nodes.insert(node.name.clone(), node);
-        }
+        let nodes = self.nodes.iter().map(state);
+        let nodes: Vec<_> = nodes.collect::<Result<_, _>>()?;
         let pods: Vec<Arc<Asked>> = self.tables.pods.into_iter().map(Arc::new).collect();
         let records = self.records.into_iter();
         let records = records.map(|entry| entry.open(&pods, &state));
         Ok(Opened {
             replica: self.replica,
-            snapshot: Snapshot {
-                nodes: Arc::new(nodes),
-                ..self.view
-            },
+            snapshot: self.view.with_nodes(nodes),
             claims: self.claims,
             records: records.collect::<Result<_, _>>()?,
         })

@@ -97,14 +97,12 @@ impl Inputs {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let known = self.candidates.iter().filter_map(Candidate::state);
-        let nodes = known.chain(&self.peers);
-        let nodes = nodes.map(|state| (state.name.clone(), state.clone()));
         let budgets = self.offered.as_ref().map(|offered| offered.budgets.clone());
-        Snapshot {
-            nodes: Arc::new(nodes.collect()),
+        let view = Snapshot {
             budgets: budgets.unwrap_or_default(),
             ..self.view.clone()
-        }
+        };
+        view.with_nodes(known.chain(&self.peers).cloned())
     }
 
     /// The snapshot again, with one of those nodes.
@@ -112,11 +110,7 @@ impl Inputs {
     pub fn snapshot_of(&self, name: &str) -> Snapshot {
         let known = self.candidates.iter().filter_map(Candidate::state);
         let known = known.filter(|state| *state.name == *name);
-        let nodes = known.map(|state| (state.name.clone(), state.clone()));
-        Snapshot {
-            nodes: Arc::new(nodes.collect()),
-            ..self.view.clone()
-        }
+        self.view.clone().with_nodes(known.cloned())
     }
 
     /// FNV-1a over all that was given, as 16 hexadecimal digits: equal inputs, equal hashes.
