@@ -72,7 +72,6 @@ fn victims_make_a_set_and_for_the_wiring_alone_they_leave_only_when_that_is_aske
             got.iter().all(|gpu| gpu / 4 != quad) && got.len() == 4,
             "it got {got:?}"
         );
-        is_told(client, "stranded", "PreemptedForTopology").await?;
         none_shares_a_gpu(client).await
     })
 }
@@ -88,6 +87,8 @@ async fn kept_by_the_next_process(client: &Client, pair: &Pair, victims: &[&Stri
         })
         .await?;
     }
+    // Who is killed between the last eviction and this tells nobody: events are a courtesy.
+    is_told(client, "stranded", "PreemptedForTopology").await?;
     pair.extender.kill();
     let (first, others) = victims.split_first().context("finding a victim")?;
     remove_pod(client, pods::NAMESPACE, first).await?;
