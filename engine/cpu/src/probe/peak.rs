@@ -106,12 +106,12 @@ unsafe fn codes<L: CodeLanes>(rounds: u64) -> u64 {
         for (index, vector) in vectors.iter_mut().enumerate() {
             *vector = L::bytes(black_box(codes.as_ptr()).add(index * 64));
         }
-        let mut dots = [[L::all(0); WIDE]; ROWS];
+        let mut dots = [[L::Vector::all(0); WIDE]; ROWS];
         for _ in 0..rounds {
             // Read anew, so that no product is known from the round before.
             let x = black_box(x.as_ptr());
             for (row, dots) in dots.iter_mut().enumerate() {
-                let quad = L::quad(x.add(row * 4));
+                let quad = L::Vector::quad(x.add(row * 4));
                 for (dots, codes) in dots.iter_mut().zip(vectors) {
                     *dots = L::add(*dots, codes, quad);
                 }

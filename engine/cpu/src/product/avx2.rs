@@ -8,11 +8,10 @@ use std::arch::x86_64::*;
 
 use super::Task;
 use super::activations::Filled;
-use super::codes::Codes;
+use super::codes::compute_codes;
 use super::lanes::{CodeLanes, PairLanes, Vector};
 use super::pairs::Pairs;
 use super::tiles::compute;
-use crate::matrix::Form;
 
 const LANES: usize = 8;
 
@@ -38,20 +37,14 @@ pub(super) unsafe fn bf16(task: &Task<'_>) {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn codes(task: &Task<'_>) {
     // SAFETY: the instructions are there and enabled.
-    unsafe {
-        match task.form {
-            Form::Int8 => compute::<Codes<Pairwise, 8, false>>(task),
-            Form::Int4 => compute::<Codes<Pairwise, 4, false>>(task),
-            Form::Int4Min => compute::<Codes<Pairwise, 4, true>>(task),
-            Form::Bf16 => unreachable!("bf16 has no codes"),
-        }
-    }
+    unsafe { compute_codes::<Pairwise>(task) }
 }
 
 // === impl Eight ===
 
 impl Vector for Eight {
     type Sums = __m256;
+    type Integers = __m256i;
     const LANES: usize = LANES;
 
     #[inline(always)]
@@ -76,6 +69,33 @@ impl Vector for Eight {
         unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), sums) };
         let len = LANES.min(into.len());
         into[..len].copy_from_slice(&lanes[..len]);
+    }
+
+    #[inline(always)]
+    unsafe fn all(value: i32) -> __m256i {
+        // SAFETY: as the caller promises.
+        unsafe { _mm256_set1_epi32(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn widen(halves: *const u8) -> __m256 {
+        // SAFETY: eight halves can be read there, as the caller promises.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(halves.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_scaled(sums: __m256, dots: __m256i, scale: f32, scales: __m256) -> __m256 {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let scales = _mm256_mul_ps(scales, _mm256_set1_ps(scale));
+            _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), scales, sums)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_minimums(sums: __m256, minimums: __m256, factor: f32) -> __m256 {
+        // SAFETY: as the caller promises.
+        unsafe { _mm256_fmadd_ps(minimums, _mm256_set1_ps(factor), sums) }
     }
 }
 
@@ -125,19 +145,11 @@ impl PairLanes for Fused {
 
 impl CodeLanes for Pairwise {
     type Vector = Eight;
-    type Dots = __m256i;
     /// With their signs.
     type Codes = __m256i;
-    type Quad = __m256i;
     const TILES: &'static [usize] = &[4, 2];
     /// 16 bits hold the sum of two products of a magnitude of at most 128 by one of at most 127.
     const BYTES_KEEP_OFFSET: bool = false;
-
-    #[inline(always)]
-    unsafe fn all(value: i32) -> __m256i {
-        // SAFETY: as the caller promises.
-        unsafe { _mm256_set1_epi32(value) }
-    }
 
     #[inline(always)]
     unsafe fn bytes(codes: *const u8) -> __m256i {
@@ -160,12 +172,6 @@ impl CodeLanes for Pairwise {
     }
 
     #[inline(always)]
-    unsafe fn quad(x: *const i8) -> __m256i {
-        // SAFETY: four codes can be read there, as the caller promises.
-        unsafe { _mm256_set1_epi32(x.cast::<i32>().read_unaligned()) }
-    }
-
-    #[inline(always)]
     unsafe fn add(dots: __m256i, codes: __m256i, quad: __m256i) -> __m256i {
         // SAFETY: as the caller promises.
         unsafe {
@@ -173,26 +179,5 @@ impl CodeLanes for Pairwise {
             let twos = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(quad, codes));
             _mm256_add_epi32(dots, _mm256_madd_epi16(twos, _mm256_set1_epi16(1)))
         }
-    }
-
-    #[inline(always)]
-    unsafe fn widen(halves: *const u8) -> __m256 {
-        // SAFETY: eight halves can be read there, as the caller promises.
-        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(halves.cast())) }
-    }
-
-    #[inline(always)]
-    unsafe fn add_scaled(sums: __m256, dots: __m256i, scale: f32, scales: __m256) -> __m256 {
-        // SAFETY: as the caller promises.
-        unsafe {
-            let scales = _mm256_mul_ps(scales, _mm256_set1_ps(scale));
-            _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), scales, sums)
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn add_minimums(sums: __m256, minimums: __m256, factor: f32) -> __m256 {
-        // SAFETY: as the caller promises.
-        unsafe { _mm256_fmadd_ps(minimums, _mm256_set1_ps(factor), sums) }
     }
 }

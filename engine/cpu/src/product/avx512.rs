@@ -9,11 +9,10 @@ use std::mem;
 
 use super::Task;
 use super::activations::Filled;
-use super::codes::Codes;
+use super::codes::compute_codes;
 use super::lanes::{CodeLanes, PairLanes, Vector};
 use super::pairs::Pairs;
 use super::tiles::compute;
-use crate::matrix::Form;
 
 /// Sixteen sums.
 pub(crate) struct Sixteen;
@@ -51,14 +50,7 @@ pub(super) unsafe fn bf16_fused(task: &Task<'_>) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn codes_vnni(task: &Task<'_>) {
     // SAFETY: the instructions are there and enabled.
-    unsafe {
-        match task.form {
-            Form::Int8 => compute::<Codes<Vnni, 8, false>>(task),
-            Form::Int4 => compute::<Codes<Vnni, 4, false>>(task),
-            Form::Int4Min => compute::<Codes<Vnni, 4, true>>(task),
-            Form::Bf16 => unreachable!("bf16 has no codes"),
-        }
-    }
+    unsafe { compute_codes::<Vnni>(task) }
 }
 
 /// # Safety
@@ -66,20 +58,14 @@ pub(super) unsafe fn codes_vnni(task: &Task<'_>) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn codes_pairwise(task: &Task<'_>) {
     // SAFETY: the instructions are there and enabled.
-    unsafe {
-        match task.form {
-            Form::Int8 => compute::<Codes<Pairwise, 8, false>>(task),
-            Form::Int4 => compute::<Codes<Pairwise, 4, false>>(task),
-            Form::Int4Min => compute::<Codes<Pairwise, 4, true>>(task),
-            Form::Bf16 => unreachable!("bf16 has no codes"),
-        }
-    }
+    unsafe { compute_codes::<Pairwise>(task) }
 }
 
 // === impl Sixteen ===
 
 impl Vector for Sixteen {
     type Sums = __m512;
+    type Integers = __m512i;
     const LANES: usize = 16;
 
     #[inline(always)]
@@ -98,6 +84,33 @@ impl Vector for Sixteen {
     unsafe fn store(sums: __m512, into: &mut [f32]) {
         // SAFETY: lanes that the mask leaves out are not written.
         unsafe { _mm512_mask_storeu_ps(into.as_mut_ptr(), first_lanes(into.len()), sums) }
+    }
+
+    #[inline(always)]
+    unsafe fn all(value: i32) -> __m512i {
+        // SAFETY: as the caller promises.
+        unsafe { _mm512_set1_epi32(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn widen(halves: *const u8) -> __m512 {
+        // SAFETY: sixteen halves can be read there, as the caller promises.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(halves.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_scaled(sums: __m512, dots: __m512i, scale: f32, scales: __m512) -> __m512 {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let scales = _mm512_mul_ps(scales, _mm512_set1_ps(scale));
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scales, sums)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_minimums(sums: __m512, minimums: __m512, factor: f32) -> __m512 {
+        // SAFETY: as the caller promises.
+        unsafe { _mm512_fmadd_ps(minimums, _mm512_set1_ps(factor), sums) }
     }
 }
 
@@ -190,18 +203,10 @@ impl PairLanes for Fused {
 
 impl CodeLanes for Vnni {
     type Vector = Sixteen;
-    type Dots = __m512i;
     type Codes = __m512i;
-    type Quad = __m512i;
     const TILES: &'static [usize] = &[4, 4, 2, 2, 2, 2];
     /// The instruction multiplies bytes without a sign by bytes with one.
     const BYTES_KEEP_OFFSET: bool = true;
-
-    #[inline(always)]
-    unsafe fn all(value: i32) -> __m512i {
-        // SAFETY: as the caller promises.
-        unsafe { _mm512_set1_epi32(value) }
-    }
 
     #[inline(always)]
     unsafe fn bytes(codes: *const u8) -> __m512i {
@@ -216,33 +221,9 @@ impl CodeLanes for Vnni {
     }
 
     #[inline(always)]
-    unsafe fn quad(x: *const i8) -> __m512i {
-        // SAFETY: four codes can be read there, as the caller promises.
-        unsafe { _mm512_set1_epi32(x.cast::<i32>().read_unaligned()) }
-    }
-
-    #[inline(always)]
     unsafe fn add(dots: __m512i, codes: __m512i, quad: __m512i) -> __m512i {
         // SAFETY: as the caller promises.
         unsafe { _mm512_dpbusd_epi32(dots, codes, quad) }
-    }
-
-    #[inline(always)]
-    unsafe fn widen(halves: *const u8) -> __m512 {
-        // SAFETY: sixteen halves can be read there, as the caller promises.
-        unsafe { widen(halves) }
-    }
-
-    #[inline(always)]
-    unsafe fn add_scaled(sums: __m512, dots: __m512i, scale: f32, scales: __m512) -> __m512 {
-        // SAFETY: as the caller promises.
-        unsafe { add_scaled(sums, dots, scale, scales) }
-    }
-
-    #[inline(always)]
-    unsafe fn add_minimums(sums: __m512, minimums: __m512, factor: f32) -> __m512 {
-        // SAFETY: as the caller promises.
-        unsafe { _mm512_fmadd_ps(minimums, _mm512_set1_ps(factor), sums) }
     }
 }
 
@@ -250,19 +231,11 @@ impl CodeLanes for Vnni {
 
 impl CodeLanes for Pairwise {
     type Vector = Sixteen;
-    type Dots = __m512i;
     /// Magnitudes, and which are negative.
     type Codes = (__m512i, __mmask64);
-    type Quad = __m512i;
     const TILES: &'static [usize] = &[4, 2];
     /// 16 bits hold the sum of two products of a magnitude of at most 128 by one of at most 127.
     const BYTES_KEEP_OFFSET: bool = false;
-
-    #[inline(always)]
-    unsafe fn all(value: i32) -> __m512i {
-        // SAFETY: as the caller promises.
-        unsafe { _mm512_set1_epi32(value) }
-    }
 
     #[inline(always)]
     unsafe fn bytes(codes: *const u8) -> (__m512i, __mmask64) {
@@ -281,12 +254,6 @@ impl CodeLanes for Pairwise {
     }
 
     #[inline(always)]
-    unsafe fn quad(x: *const i8) -> __m512i {
-        // SAFETY: four codes can be read there, as the caller promises.
-        unsafe { _mm512_set1_epi32(x.cast::<i32>().read_unaligned()) }
-    }
-
-    #[inline(always)]
     unsafe fn add(dots: __m512i, codes: (__m512i, __mmask64), quad: __m512i) -> __m512i {
         // SAFETY: as the caller promises.
         unsafe {
@@ -294,24 +261,6 @@ impl CodeLanes for Pairwise {
             let twos = _mm512_maddubs_epi16(codes.0, signed);
             _mm512_add_epi32(dots, _mm512_madd_epi16(twos, _mm512_set1_epi16(1)))
         }
-    }
-
-    #[inline(always)]
-    unsafe fn widen(halves: *const u8) -> __m512 {
-        // SAFETY: sixteen halves can be read there, as the caller promises.
-        unsafe { widen(halves) }
-    }
-
-    #[inline(always)]
-    unsafe fn add_scaled(sums: __m512, dots: __m512i, scale: f32, scales: __m512) -> __m512 {
-        // SAFETY: as the caller promises.
-        unsafe { add_scaled(sums, dots, scale, scales) }
-    }
-
-    #[inline(always)]
-    unsafe fn add_minimums(sums: __m512, minimums: __m512, factor: f32) -> __m512 {
-        // SAFETY: as the caller promises.
-        unsafe { _mm512_fmadd_ps(minimums, _mm512_set1_ps(factor), sums) }
     }
 }
 
@@ -325,24 +274,5 @@ unsafe fn halves(codes: *const u8) -> [__m512i; 2] {
         let low = _mm512_set1_epi8(0x0f);
         let shifted = _mm512_srli_epi16::<4>(bytes);
         [_mm512_and_si512(bytes, low), _mm512_and_si512(shifted, low)]
-    }
-}
-
-/// # Safety
-/// The CPU has AVX-512 F, and `halves` points to sixteen f16.
-#[inline(always)]
-unsafe fn widen(halves: *const u8) -> __m512 {
-    // SAFETY: as the caller promises.
-    unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(halves.cast())) }
-}
-
-/// # Safety
-/// The CPU has AVX-512 F.
-#[inline(always)]
-unsafe fn add_scaled(sums: __m512, dots: __m512i, scale: f32, scales: __m512) -> __m512 {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let scales = _mm512_mul_ps(scales, _mm512_set1_ps(scale));
-        _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scales, sums)
     }
 }

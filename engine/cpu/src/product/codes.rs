@@ -12,12 +12,12 @@ use std::marker::PhantomData;
 
 use super::Task;
 use super::chunk::Chunk;
-use super::lanes::{CodeLanes, Sums, Vector};
-use super::tiles::{Kernel, Tile, store, sums_so_far};
-use crate::matrix::{BLOCK, PANEL};
+use super::lanes::{CodeLanes, Integers, Sums, Vector};
+use super::tiles::{Kernel, Tile, compute, store, sums_so_far};
+use crate::matrix::{BLOCK, Form, PANEL};
 
 /// The kernel on some lanes for codes of `BITS` bits, with or without a minimum.
-pub(super) struct Codes<L, const BITS: u8, const MINIMUM: bool>(PhantomData<L>);
+struct Codes<L, const BITS: u8, const MINIMUM: bool>(PhantomData<L>);
 
 /// One block of a panel and of the rows of a tile.
 #[derive(Clone, Copy)]
@@ -33,6 +33,21 @@ struct Block<'a> {
     codes: *const u8,
     /// Its scale.
     scales: *const u8,
+}
+
+/// # Safety
+/// The CPU has the instructions of `L`, and the caller enables them.
+#[inline(always)]
+pub(super) unsafe fn compute_codes<L: CodeLanes>(task: &Task<'_>) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match task.form {
+            Form::Int8 => compute::<Codes<L, 8, false>>(task),
+            Form::Int4 => compute::<Codes<L, 4, false>>(task),
+            Form::Int4Min => compute::<Codes<L, 4, true>>(task),
+            Form::Bf16 => unreachable!("bf16 has no codes"),
+        }
+    }
 }
 
 // === impl Codes ===
@@ -99,7 +114,7 @@ impl Block<'_> {
     #[inline(always)]
     unsafe fn dots<L: CodeLanes, const BITS: u8, const ROWS: usize, const WIDE: usize>(
         &self,
-    ) -> [[L::Dots; WIDE]; ROWS] {
+    ) -> [[Integers<L::Vector>; WIDE]; ROWS] {
         let keeps_offset = BITS == 4 || L::BYTES_KEEP_OFFSET;
         let offset = if keeps_offset {
             self.task.form.offset()
@@ -109,9 +124,9 @@ impl Block<'_> {
         // SAFETY: as the caller promises; a block of a panel has eight groups of four codes for each
         // output, two of them in each byte where codes have 4 bits.
         unsafe {
-            let mut dots = [[L::all(0); WIDE]; ROWS];
+            let mut dots = [[L::Vector::all(0); WIDE]; ROWS];
             for (row, dots) in dots.iter_mut().enumerate() {
-                *dots = [L::all(-offset * self.task.x.sums[self.of_row(row)]); WIDE];
+                *dots = [L::Vector::all(-offset * self.task.x.sums[self.of_row(row)]); WIDE];
             }
             if BITS == 4 {
                 for group in 0..4 {
@@ -138,7 +153,7 @@ impl Block<'_> {
     unsafe fn add_bytes<L: CodeLanes, const ROWS: usize, const WIDE: usize>(
         &self,
         group: usize,
-        dots: &mut [[L::Dots; WIDE]; ROWS],
+        dots: &mut [[Integers<L::Vector>; WIDE]; ROWS],
     ) {
         // SAFETY: as the caller promises.
         unsafe {
@@ -148,7 +163,7 @@ impl Block<'_> {
                 *codes = L::bytes(from.add(vector * L::Vector::LANES * 4));
             }
             for (row, dots) in dots.iter_mut().enumerate() {
-                let quad = L::quad(self.x.add(row * self.task.inputs + group * 4));
+                let quad = L::Vector::quad(self.x.add(row * self.task.inputs + group * 4));
                 for (dots, codes) in dots.iter_mut().zip(codes) {
                     *dots = L::add(*dots, codes, quad);
                 }
@@ -162,7 +177,7 @@ impl Block<'_> {
     unsafe fn add_halves<L: CodeLanes, const ROWS: usize, const WIDE: usize>(
         &self,
         group: usize,
-        dots: &mut [[L::Dots; WIDE]; ROWS],
+        dots: &mut [[Integers<L::Vector>; WIDE]; ROWS],
     ) {
         // SAFETY: as the caller promises.
         unsafe {
@@ -173,7 +188,7 @@ impl Block<'_> {
             }
             for (row, dots) in dots.iter_mut().enumerate() {
                 let x = self.x.add(row * self.task.inputs + group * 4);
-                let (low, high) = (L::quad(x), L::quad(x.add(BLOCK / 2)));
+                let (low, high) = (L::Vector::quad(x), L::Vector::quad(x.add(BLOCK / 2)));
                 for (dots, codes) in dots.iter_mut().zip(codes) {
                     *dots = L::add(L::add(*dots, codes[0], low), codes[1], high);
                 }
@@ -189,7 +204,7 @@ impl Block<'_> {
     unsafe fn add<L: CodeLanes, const MINIMUM: bool, const ROWS: usize, const WIDE: usize>(
         &self,
         sums: &mut [[Sums<L::Vector>; WIDE]; ROWS],
-        dots: [[L::Dots; WIDE]; ROWS],
+        dots: [[Integers<L::Vector>; WIDE]; ROWS],
     ) {
         let x = &self.task.x;
         let (mut scales_x, mut factors) = ([0.0; ROWS], [0.0; ROWS]);
@@ -203,16 +218,16 @@ impl Block<'_> {
             // SAFETY: as the caller promises; minimums come after the scales of 64 outputs.
             unsafe {
                 let halves = self.scales.add(vector * L::Vector::LANES * 2);
-                let scales = L::widen(halves);
+                let scales = L::Vector::widen(halves);
                 for row in 0..ROWS {
                     let (sums, dots) = (&mut sums[row][vector], dots[row][vector]);
-                    *sums = L::add_scaled(*sums, dots, scales_x[row], scales);
+                    *sums = L::Vector::add_scaled(*sums, dots, scales_x[row], scales);
                 }
                 if MINIMUM {
-                    let minimums = L::widen(halves.add(PANEL * 2));
+                    let minimums = L::Vector::widen(halves.add(PANEL * 2));
                     for row in 0..ROWS {
                         let sums = &mut sums[row][vector];
-                        *sums = L::add_minimums(*sums, minimums, factors[row]);
+                        *sums = L::Vector::add_minimums(*sums, minimums, factors[row]);
                     }
                 }
             }

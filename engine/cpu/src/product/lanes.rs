@@ -13,6 +13,8 @@ use super::activations::Filled;
 pub(crate) trait Vector {
     /// The vector.
     type Sums: Copy;
+    /// As wide: an i32 for each output, or four codes.
+    type Integers: Copy;
     /// Outputs in it.
     const LANES: usize;
 
@@ -31,10 +33,50 @@ pub(crate) trait Vector {
     /// # Safety
     /// The CPU has the instructions.
     unsafe fn store(sums: Self::Sums, into: &mut [f32]);
+
+    /// The same in each lane.
+    ///
+    /// # Safety
+    /// The CPU has the instructions.
+    unsafe fn all(value: i32) -> Self::Integers;
+
+    /// Four activations, the same in each lane.
+    ///
+    /// # Safety
+    /// The CPU has the instructions, and `x` points to four codes.
+    #[inline(always)]
+    unsafe fn quad(x: *const i8) -> Self::Integers {
+        // SAFETY: as the caller promises.
+        unsafe { Self::all(x.cast::<i32>().read_unaligned()) }
+    }
+
+    /// # Safety
+    /// The CPU has the instructions, and `halves` points to an f16 for each lane.
+    unsafe fn widen(halves: *const u8) -> Self::Sums;
+
+    /// `sums + dots · (scale · scales)`, the last two steps as one.
+    ///
+    /// # Safety
+    /// The CPU has the instructions.
+    unsafe fn add_scaled(
+        sums: Self::Sums,
+        dots: Self::Integers,
+        scale: f32,
+        scales: Self::Sums,
+    ) -> Self::Sums;
+
+    /// `sums + minimums · factor` as one step.
+    ///
+    /// # Safety
+    /// The CPU has the instructions.
+    unsafe fn add_minimums(sums: Self::Sums, minimums: Self::Sums, factor: f32) -> Self::Sums;
 }
 
 /// A vector's sums.
 pub(crate) type Sums<V> = <V as Vector>::Sums;
+
+/// Its integers.
+pub(crate) type Integers<V> = <V as Vector>::Integers;
 
 /// Adds products of bf16 pairs to sums.
 pub(crate) trait PairLanes {
@@ -76,20 +118,12 @@ pub(crate) trait PairLanes {
 pub(crate) trait CodeLanes {
     /// Of sums.
     type Vector: Vector;
-    /// An i32 for each output.
-    type Dots: Copy;
     /// Four codes for each output.
     type Codes: Copy;
-    /// Four activations, the same in each lane.
-    type Quad: Copy;
     /// As [`PairLanes::TILES`].
     const TILES: &'static [usize];
     /// Whether codes of 8 bits are multiplied as they are stored, 128 above their value.
     const BYTES_KEEP_OFFSET: bool;
-
-    /// # Safety
-    /// The CPU has the instructions.
-    unsafe fn all(value: i32) -> Self::Dots;
 
     /// Codes of 8 bits.
     ///
@@ -103,38 +137,13 @@ pub(crate) trait CodeLanes {
     /// As [`Self::bytes`].
     unsafe fn halves(codes: *const u8) -> [Self::Codes; 2];
 
-    /// # Safety
-    /// The CPU has the instructions, and `x` points to four codes.
-    unsafe fn quad(x: *const i8) -> Self::Quad;
-
     /// Adds the four products of each lane.
     ///
     /// # Safety
     /// The CPU has the instructions.
-    unsafe fn add(dots: Self::Dots, codes: Self::Codes, quad: Self::Quad) -> Self::Dots;
-
-    /// # Safety
-    /// The CPU has the instructions, and `halves` points to an f16 for each lane.
-    unsafe fn widen(halves: *const u8) -> Sums<Self::Vector>;
-
-    /// `sums + dots · (scale · scales)`, the last two steps as one.
-    ///
-    /// # Safety
-    /// The CPU has the instructions.
-    unsafe fn add_scaled(
-        sums: Sums<Self::Vector>,
-        dots: Self::Dots,
-        scale: f32,
-        scales: Sums<Self::Vector>,
-    ) -> Sums<Self::Vector>;
-
-    /// `sums + minimums · factor` as one step.
-    ///
-    /// # Safety
-    /// The CPU has the instructions.
-    unsafe fn add_minimums(
-        sums: Sums<Self::Vector>,
-        minimums: Sums<Self::Vector>,
-        factor: f32,
-    ) -> Sums<Self::Vector>;
+    unsafe fn add(
+        dots: Integers<Self::Vector>,
+        codes: Self::Codes,
+        quad: Integers<Self::Vector>,
+    ) -> Integers<Self::Vector>;
 }
