@@ -90,12 +90,7 @@ fn request(args: &BenchArgs, vocab_size: usize, sequence: usize) -> Request {
     Request {
         id: SequenceId(sequence as u64),
         prompt: (0..args.input_len).map(token).collect(),
-        sampling: Sampling {
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: 0,
-            seed: 0,
-        },
+        sampling: Sampling::greedy(),
         max_tokens: args.output_len,
         min_tokens: 0,
         stop_token_ids: vec![],

@@ -3,7 +3,7 @@
 //! The only types that the scheduler and a backend share. No tensors: a backend turns these
 //! numbers into whatever its device wants.
 
-use crate::sampling::Sampling;
+use crate::sampling::{Sampling, TokenLogprob};
 
 /// A request inside the engine; unique for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,7 +39,7 @@ pub struct StepSequence {
 }
 
 /// What sampling one row needs beside its logits.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SampleRow {
     /// The request's sampling settings.
     pub sampling: Sampling,
@@ -47,10 +47,12 @@ pub struct SampleRow {
     pub output_position: u64,
     /// Tokens that may not be chosen now (stop tokens before `min_tokens` is reached).
     pub forbidden: Vec<TokenId>,
+    /// Prompt and output so far, where the settings look back; else empty.
+    pub history: Vec<TokenId>,
 }
 
 /// One sampled token.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sampled {
     /// Whose token it is.
     pub id: SequenceId,
@@ -58,6 +60,8 @@ pub struct Sampled {
     pub token: TokenId,
     /// Natural logarithm of its probability under the unprocessed logits.
     pub logprob: f32,
+    /// The most likely tokens, best first; as many as the row asks for.
+    pub top_logprobs: Vec<TokenLogprob>,
 }
 
 impl StepBatch {
@@ -68,5 +72,20 @@ impl StepBatch {
             .iter()
             .map(|sequence| sequence.tokens.len())
             .sum()
+    }
+}
+
+// === impl SampleRow ===
+
+impl SampleRow {
+    /// The output so far, where the settings look back.
+    pub(crate) fn output(&self) -> &[TokenId] {
+        let count = usize::try_from(self.output_position).unwrap_or(usize::MAX);
+        &self.history[self.history.len().saturating_sub(count)..]
+    }
+
+    /// Whether the chosen token's logit may differ from the model's.
+    pub(crate) fn changes_logits(&self) -> bool {
+        !self.forbidden.is_empty() || self.sampling.rules.is_some() || self.sampling.looks_back()
     }
 }

@@ -13,6 +13,7 @@ use std::fmt;
 
 use crate::batch::{Sampled, SequenceId, StepBatch, TokenId};
 use crate::blocks::BlockPool;
+use crate::sampling::TokenLogprob;
 use crate::sequence::{FinishReason, Request, Sequence};
 
 #[cfg(test)]
@@ -76,7 +77,7 @@ pub enum Rejected {
 }
 
 /// One new token of one sequence.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Output {
     /// Whose token it is.
     pub id: SequenceId,
@@ -84,6 +85,8 @@ pub struct Output {
     pub token: TokenId,
     /// Natural logarithm of its probability under the unprocessed logits.
     pub logprob: f32,
+    /// The most likely tokens, best first; as many as were asked for.
+    pub top_logprobs: Vec<TokenLogprob>,
     /// Present on the sequence's last token.
     pub finish: Option<FinishReason>,
 }
@@ -190,11 +193,11 @@ impl Scheduler {
                 return true;
             };
             let finish = sequence.append(sample.token);
-            let Sampled { id, token, logprob } = **sample;
             outputs.push(Output {
-                id,
-                token,
-                logprob,
+                id: sample.id,
+                token: sample.token,
+                logprob: sample.logprob,
+                top_logprobs: sample.top_logprobs.clone(),
                 finish,
             });
             if finish.is_some() {

@@ -134,6 +134,11 @@ impl Sequence {
             } else {
                 vec![]
             },
+            history: if self.sampling.looks_back() {
+                self.tokens.clone()
+            } else {
+                vec![]
+            },
         }
     }
 

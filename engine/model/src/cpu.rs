@@ -170,11 +170,10 @@ impl CpuBackend {
             choice[0] = Some(sample(logits, asking[row].how));
         };
         each_pair_of_rows(team, (logits, self.vocab_size), (&mut choices, 1), choose);
-        let chosen = asking.iter().zip(choices).filter_map(|(asking, choice)| {
-            let Choice { token, logprob } = choice?;
-            let id = asking.id;
-            Some(Sampled { id, token, logprob })
-        });
+        let chosen = asking
+            .iter()
+            .zip(choices)
+            .filter_map(|(asking, choice)| Some(choice?.of(asking.id)));
         sampled.extend(chosen);
         Ok(())
     }

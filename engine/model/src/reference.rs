@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::thread;
 
 use berth_engine_core::batch::{Sampled, StepBatch};
-use berth_engine_core::sampling::{Choice, sample};
+use berth_engine_core::sampling::sample;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::backend::{Backend, CacheShape, Collective, LoadProgress, Shard, StepError};
@@ -122,10 +122,7 @@ impl Backend for ReferenceBackend {
             .filter_map(|sequence| sequence.sample.as_ref().map(|row| (sequence.id, row)));
         Ok(asking
             .zip(logits)
-            .map(|((id, row), mut logits)| {
-                let Choice { token, logprob } = sample(&mut logits, row);
-                Sampled { id, token, logprob }
-            })
+            .map(|((id, row), mut logits)| sample(&mut logits, row).of(id))
             .collect())
     }
 }

@@ -201,12 +201,7 @@ fn greedy(id: SequenceId, case: &Case) -> Request {
     Request {
         id,
         prompt: case.prompt.clone(),
-        sampling: Sampling {
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: 0,
-            seed: 0,
-        },
+        sampling: Sampling::greedy(),
         max_tokens: case.tokens.len(),
         min_tokens: 0,
         stop_token_ids: Vec::new(),

@@ -96,7 +96,7 @@ fn sampling(fields: &mut Fields) -> Result<Sampling, ApiError> {
         temperature,
         top_p,
         top_k,
-        seed: 0,
+        ..Sampling::default()
     })
 }
 
@@ -215,13 +215,7 @@ mod tests {
     #[test]
     fn defaults_are_vllms() {
         let options = take(json!({})).unwrap();
-        let neutral = Sampling {
-            temperature: 1.0,
-            top_p: 1.0,
-            top_k: 0,
-            seed: 0,
-        };
-        assert_eq!(options.sampling, neutral);
+        assert_eq!(options.sampling, Sampling::default());
         assert_eq!(
             (options.max_tokens, options.min_tokens, options.choice_count),
             (None, 0, 1)

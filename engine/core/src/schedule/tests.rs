@@ -41,6 +41,7 @@ impl FakeModel {
                 id: sequence.id,
                 token,
                 logprob: 0.0,
+                top_logprobs: vec![],
             })
         })
         .collect()
@@ -87,10 +88,8 @@ fn request(id: u64, prompt_count: usize, max_tokens: usize) -> Request {
             .map(|n| first + u32::try_from(n).unwrap())
             .collect(),
         sampling: Sampling {
-            temperature: 1.0,
-            top_p: 1.0,
-            top_k: 0,
             seed: id,
+            ..Sampling::default()
         },
         max_tokens,
         min_tokens: 0,
@@ -122,6 +121,7 @@ fn expected(request: &Request, max_model_len: usize) -> (Vec<TokenId>, FinishRea
             } else {
                 vec![]
             },
+            history: vec![],
         };
         let token = next_token(&context, &row);
         context.push(token);

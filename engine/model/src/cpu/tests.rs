@@ -54,21 +54,14 @@ impl Text {
 
     /// Computes these positions; their last one is sampled greedily.
     fn rows(&self, positions: Range<usize>) -> StepSequence {
-        let sampling = Sampling {
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: 0,
-            seed: 0,
-        };
         StepSequence {
             id: SequenceId(self.id),
             tokens: self.tokens[positions.clone()].to_vec(),
             first_position: positions.start,
             blocks: self.blocks.iter().copied().map(BlockId).collect(),
             sample: Some(SampleRow {
-                sampling,
-                output_position: 0,
-                forbidden: Vec::new(),
+                sampling: Sampling::greedy(),
+                ..SampleRow::default()
             }),
         }
     }
@@ -160,7 +153,7 @@ fn on_ranks(
 fn of(samples: &[Vec<Sampled>], id: u64) -> Vec<Sampled> {
     let own = samples.iter().flatten();
     own.filter(|sampled| sampled.id == SequenceId(id))
-        .copied()
+        .cloned()
         .collect()
 }
 
@@ -223,10 +216,9 @@ fn neighbours_scattered_blocks_shared_prefixes_and_a_second_start_change_nothing
             };
             let crowded = run(&source, how, &batches);
             for id in [1, 4, 5] {
-                let last = *of(&crowded, id).last().unwrap();
                 let found = Sampled {
                     id: SequenceId(1),
-                    ..last
+                    ..of(&crowded, id).last().unwrap().clone()
                 };
                 assert_eq!(found, alone[0], "{name}, {tier}, sequence {id}");
             }

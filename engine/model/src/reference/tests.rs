@@ -41,21 +41,14 @@ impl Text {
 
     /// Computes these positions; their last one is sampled greedily.
     fn rows(&self, positions: Range<usize>) -> StepSequence {
-        let sampling = Sampling {
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: 0,
-            seed: 0,
-        };
         StepSequence {
             id: SequenceId(self.id),
             tokens: self.tokens[positions.clone()].to_vec(),
             first_position: positions.start,
             blocks: self.blocks.iter().copied().map(BlockId).collect(),
             sample: Some(SampleRow {
-                sampling,
-                output_position: 0,
-                forbidden: Vec::new(),
+                sampling: Sampling::greedy(),
+                ..SampleRow::default()
             }),
         }
     }
@@ -111,10 +104,10 @@ fn run(
 #[track_caller]
 fn last(samples: &[Vec<Sampled>], id: u64) -> Sampled {
     let step = samples.last().unwrap();
-    *step
-        .iter()
+    step.iter()
         .find(|sampled| sampled.id == SequenceId(id))
         .unwrap()
+        .clone()
 }
 
 #[test]

@@ -295,6 +295,7 @@ fn spell(sequence: &StepSequence) -> Option<Sampled> {
         id: sequence.id,
         token,
         logprob: 0.0,
+        top_logprobs: vec![],
     })
 }
 
