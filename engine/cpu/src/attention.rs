@@ -13,19 +13,18 @@
 )]
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use berth_engine_core::batch::StepSequence;
 
 use crate::lanes::compute;
 use crate::parts::Parts;
 use crate::rope::Angles;
-use crate::team::Team;
+use crate::team::{Piece, Pieces, Stage, Team};
 use crate::tier::Tier;
 use cache::write;
 use place::Place;
 use seen::Seen;
-use unit::Units;
+use unit::{FEW_ROWS, Units};
 use work::{Attend, Scratch};
 
 mod cache;
@@ -166,16 +165,27 @@ impl Attention {
         assert_eq!(shape, cache.shape(), "the cache is of this attention");
         let heads = Parts::of(cache.elements_mut());
         let workers = Parts::of(&mut self.workers);
-        team.run(|worker| {
+        let row_count: usize = projected.sequences.iter().map(|one| one.tokens.len()).sum();
+        let heads_per_piece = if row_count < FEW_ROWS {
+            shape.kv_head_count
+        } else {
+            1
+        };
+        let write = |piece: Piece| {
             // SAFETY: each worker takes its own scratch memory.
-            let scratch = unsafe { workers.part(worker.index..worker.index + 1) };
-            for kv_head in worker.share(shape.kv_head_count) {
+            let scratch = unsafe { workers.part(piece.by.index..piece.by.index + 1) };
+            let first = piece.index * heads_per_piece;
+            for kv_head in first..first + heads_per_piece {
                 let size = shape.head_elements();
-                // SAFETY: each head is in one worker's share.
+                // SAFETY: each head is in one piece.
                 let head = unsafe { heads.part(kv_head * size..(kv_head + 1) * size) };
                 write_head(shape, projected, kv_head, head, &mut scratch[0].key);
             }
-        });
+        };
+        team.run(&[Stage {
+            pieces: Pieces::Even(shape.kv_head_count / heads_per_piece),
+            work: &write,
+        }]);
     }
 
     /// Attends to the cache, which holds this step's keys and values already, for every row of
@@ -206,27 +216,34 @@ impl Attention {
             partial: Parts::of(partial.all_mut()),
         };
         let workers = Parts::of(workers);
-        let is_split = units.partial_count > 0;
-        let next = AtomicUsize::new(0);
-        team.run(|worker| {
+        let attend = |piece: Piece| {
+            let unit = &units.all[piece.index];
             // SAFETY: each worker takes its own scratch memory.
-            let scratch = unsafe { workers.part(worker.index..worker.index + 1) };
-            while let Some(unit) = units.all.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let attend = Attend {
-                    unit,
-                    sequence: &projected.sequences[unit.sequence],
-                    cache,
-                    projected,
-                    scratch: &mut scratch[0],
-                };
-                compute(*tier, attend);
-                place.put(unit, &scratch[0].total);
-            }
-            if is_split {
-                worker.barrier();
-                place.merge(*tier, worker, &units.all, projected.sequences);
-            }
-        });
+            let scratch = unsafe { workers.part(piece.by.index..piece.by.index + 1) };
+            let attend = Attend {
+                unit,
+                sequence: &projected.sequences[unit.sequence],
+                cache,
+                projected,
+                scratch: &mut scratch[0],
+            };
+            compute(*tier, attend);
+            place.put(unit, &scratch[0].total);
+        };
+        let merge = |piece: Piece| {
+            let unit = &units.all[units.cut[piece.index]];
+            place.merge(*tier, unit, &projected.sequences[unit.sequence]);
+        };
+        team.run(&[
+            Stage {
+                pieces: Pieces::Even(units.all.len()),
+                work: &attend,
+            },
+            Stage {
+                pieces: Pieces::Even(units.cut.len()),
+                work: &merge,
+            },
+        ]);
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! Matrix::pack ─► panels of 64 outputs, in huge pages, first touched by the worker that reads them
-//! Team::run    ─► one closure on every worker, each on a CPU of its own
+//! Team::run    ─► stages of pieces, on workers that each have a CPU of their own; who is there does them
 //! Products     ─► activations converted once, then each worker's outputs, by the tier's kernels
 //! Attention    ─► paged keys and values in bf16, tiles of 32 positions, splits of 512, in order
 //! ```

@@ -179,7 +179,7 @@ impl Matrix {
         let failed: Mutex<Option<(usize, E)>> = Mutex::new(None);
         let panel_bytes = form.panel_bytes(inputs);
         let parts = Parts::of(memory.bytes_mut());
-        team.run(|worker| {
+        team.run_on_each(|worker| {
             let mut staged = Staged::new(form, inputs);
             for panel in worker.share(outputs.div_ceil(PANEL)) {
                 let of_panel = panel * PANEL..outputs.min((panel + 1) * PANEL);

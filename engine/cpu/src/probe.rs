@@ -44,7 +44,7 @@ pub fn peak_ops_per_second(
     }
     let done = AtomicU64::new(0);
     let started = Instant::now();
-    team.run(|_| {
+    team.run_on_each(|_| {
         let mut mine = 0;
         while started.elapsed() < duration {
             mine += rounds(tier, form);
@@ -79,7 +79,7 @@ pub fn read_bytes_per_second(
 ) -> f64 {
     let done = AtomicU64::new(0);
     let started = Instant::now();
-    team.run(|worker| {
+    team.run_on_each(|worker| {
         let mine = &buffer[worker.share(buffer.len())];
         let stream_len = mine.len() / STREAMS / STRETCH * STRETCH;
         assert!(stream_len > 0, "a buffer of 256 KiB for each worker");

@@ -14,12 +14,14 @@
 //!   `sum = fma(minimum, scale_x · Σ code_x, sum)`.
 #![allow(
     unsafe_code,
-    reason = "workers share activations and outputs; barriers and shares keep them apart"
+    reason = "workers share activations and outputs; stages and pieces keep them apart"
 )]
+
+use std::ops::Range;
 
 use crate::matrix::{Form, Matrix, PANEL};
 use crate::parts::Parts;
-use crate::team::{Team, Worker};
+use crate::team::{Piece, Pieces, Stage, Team, Worker};
 use crate::tier::Tier;
 
 mod activations;
@@ -53,6 +55,9 @@ pub struct Products {
     choice: Choice,
     activations: Activations,
 }
+
+/// A worker's own outputs, in strips.
+struct Strips(Range<usize>);
 
 /// Some outputs of one panel, for all rows.
 struct Task<'a> {
@@ -125,39 +130,54 @@ impl Products {
             .activations
             .filling(matrix.form(), tier, (rows, matrix.inputs()));
         let out = Parts::of(out);
-        team.run(|worker| {
-            filling.fill(worker, x);
-            worker.barrier();
-            // SAFETY: every worker has filled its share before the barrier; from here on they only
-            // read.
+        let multiply = |piece: Piece| {
+            // SAFETY: the stage before this one has filled them; from here on they are only read.
             let filled = unsafe { filling.seen() };
-            for strips in pieces(worker, matrix) {
-                let task = Task {
-                    tuning,
-                    ..Task::new(matrix, rows, strips, filled, &out)
-                };
-                task.compute(tier);
-            }
-        });
+            let strips = Strips::of(piece.of, matrix).nth(piece.index);
+            let task = Task {
+                tuning,
+                ..Task::new(matrix, rows, strips, filled, &out)
+            };
+            task.compute(tier);
+        };
+        team.run(&[
+            Stage {
+                pieces: Pieces::Even(filling.piece_count()),
+                work: &|piece| filling.fill(piece.index, x),
+            },
+            Stage {
+                pieces: Pieces::Own(&|worker| Strips::of(worker, matrix).panel_count()),
+                work: &multiply,
+            },
+        ]);
     }
 }
 
-/// This worker's strips, panel by panel: each a panel and the strips of it.
-fn pieces(
-    worker: Worker<'_>,
-    matrix: &Matrix,
-) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> + use<> {
+// === impl Strips ===
+
+impl Strips {
     const IN_PANEL: usize = PANEL / STRIP;
-    let share = worker.share(matrix.outputs().div_ceil(STRIP));
-    let panels = share.start / IN_PANEL..share.end.div_ceil(IN_PANEL);
-    let of_panel = move |panel: usize| {
-        let first = share.start.max(panel * IN_PANEL);
-        let end = share.end.min((panel + 1) * IN_PANEL);
-        (panel, first - panel * IN_PANEL..end - panel * IN_PANEL)
-    };
-    panels
-        .map(of_panel)
-        .filter(|(_, strips)| !strips.is_empty())
+
+    fn of(worker: Worker, matrix: &Matrix) -> Self {
+        Self(worker.share(matrix.outputs().div_ceil(STRIP)))
+    }
+
+    /// Panels that they are of.
+    fn panel_count(&self) -> usize {
+        if self.0.is_empty() {
+            return 0;
+        }
+        self.0.end.div_ceil(Self::IN_PANEL) - self.0.start / Self::IN_PANEL
+    }
+
+    /// One of these panels, and the strips of it.
+    fn nth(&self, index: usize) -> (usize, Range<usize>) {
+        let panel = self.0.start / Self::IN_PANEL + index;
+        let start = panel * Self::IN_PANEL;
+        let first = self.0.start.max(start);
+        let end = self.0.end.min(start + Self::IN_PANEL);
+        (panel, first - start..end - start)
+    }
 }
 
 // === impl Task ===
@@ -166,7 +186,7 @@ impl<'a> Task<'a> {
     fn new(
         matrix: &'a Matrix,
         rows: usize,
-        (panel, strips): (usize, std::ops::Range<usize>),
+        (panel, strips): (usize, Range<usize>),
         x: Filled<'a>,
         out: &'a Parts<'a, f32>,
     ) -> Self {

@@ -1,14 +1,14 @@
-//! Rows of matrices, shared out among a team's workers.
+//! Rows of matrices, worked on by a team.
 #![allow(
     unsafe_code,
-    reason = "workers write rows of one matrix that are in their share alone"
+    reason = "workers write rows of one matrix, each of them by one alone"
 )]
 
 use crate::parts::Parts;
-use crate::team::Team;
+use crate::team::{Piece, Pieces, Stage, Team};
 
-/// Calls `work` with each row of a row-major matrix and its number; each worker takes a run of
-/// rows. `width`: elements of a row.
+/// Calls `work` with each row of a row-major matrix and its number; each worker's own are
+/// a run of rows. `width`: elements of a row.
 ///
 /// # Panics
 /// When the elements are not whole rows, or `work` panics.
@@ -20,12 +20,15 @@ pub fn each_row<T: Send>(
 ) {
     let count = row_count(elements, width);
     let rows = Parts::of(elements);
-    team.run(|worker| {
-        for row in worker.share(count) {
-            // SAFETY: each row is in one worker's share.
-            work(row, unsafe { rows.part(row * width..(row + 1) * width) });
-        }
-    });
+    let one = |piece: Piece| {
+        let row = piece.index;
+        // SAFETY: each row is one piece.
+        work(row, unsafe { rows.part(row * width..(row + 1) * width) });
+    };
+    team.run(&[Stage {
+        pieces: Pieces::Even(count),
+        work: &one,
+    }]);
 }
 
 /// As [`each_row`], with the rows of two matrices, which are of the same number.
@@ -45,15 +48,18 @@ pub fn each_pair_of_rows<T: Send, U: Send>(
         "as many rows in each"
     );
     let (first, second) = (Parts::of(first), Parts::of(second));
-    team.run(|worker| {
-        for row in worker.share(count) {
-            // SAFETY: each row is in one worker's share.
-            let mine = unsafe { first.part(row * first_width..(row + 1) * first_width) };
-            // SAFETY: as above.
-            let other = unsafe { second.part(row * second_width..(row + 1) * second_width) };
-            work(row, mine, other);
-        }
-    });
+    let one = |piece: Piece| {
+        let row = piece.index;
+        // SAFETY: each row is one piece.
+        let mine = unsafe { first.part(row * first_width..(row + 1) * first_width) };
+        // SAFETY: as above.
+        let other = unsafe { second.part(row * second_width..(row + 1) * second_width) };
+        work(row, mine, other);
+    };
+    team.run(&[Stage {
+        pieces: Pieces::Even(count),
+        work: &one,
+    }]);
 }
 
 fn row_count<T>(elements: &[T], width: usize) -> usize {

@@ -1,30 +1,28 @@
 //! Threads that compute one thing together, each on a CPU of its own.
 //!
 //! The thread that calls [`Team::run`] is worker 0; the others wait between runs, spinning for a
-//! moment and then asleep. A run neither allocates nor locks.
-#![allow(
-    unsafe_code,
-    reason = "workers borrow the caller's closure for the time of a run"
-)]
+//! moment and then asleep. A run neither allocates nor locks, and waits for nobody who has not
+//! come: whoever is there does the pieces of those who are not.
 
-use std::any::Any;
 use std::io;
 use std::marker::PhantomData;
-use std::ops::Range;
-use std::panic::{self, AssertUnwindSafe};
-use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 mod cpus;
+mod door;
 mod float_state;
 mod gate;
+mod shared;
+mod stage;
+
+pub use stage::{Piece, Pieces, Stage, Worker};
 
 use crate::memory::Pool;
 use cpus::Cpus;
 use float_state::Flushed;
-use gate::Gate;
+use shared::{Job, STAGES_MAX, Shared};
+use stage::By;
 
 /// Worker 0 and the threads of the others, which end with it.
 #[derive(Debug)]
@@ -45,41 +43,6 @@ pub struct CallerPinned {
     /// A mask is its thread's own: this stays there.
     _here: PhantomData<*const ()>,
 }
-
-/// One of the threads in a run.
-#[derive(Clone, Copy, Debug)]
-pub struct Worker<'a> {
-    /// From 0.
-    pub index: usize,
-    /// How many there are.
-    pub count: usize,
-    shared: &'a Shared,
-}
-
-/// What a run is made of.
-type Job<'a> = &'a (dyn Fn(Worker<'_>) + Sync + 'a);
-
-#[derive(Debug)]
-struct Shared {
-    count: usize,
-    /// Points to the caller's `Job` during a run. Written by the caller between runs only.
-    job: AtomicPtr<Job<'static>>,
-    /// Opened at the start of each run.
-    start: Gate,
-    /// Opened when the last of the other workers has left the run.
-    end: Gate,
-    running: AtomicUsize,
-    barrier: Gate,
-    arrived: AtomicUsize,
-    /// A worker panicked in this run: barriers let nobody pass.
-    broken: AtomicBool,
-    /// What the first one panicked with.
-    panic: Mutex<Option<Box<dyn Any + Send>>>,
-    closing: AtomicBool,
-}
-
-/// What a worker unwinds with because another panicked.
-struct Broken;
 
 // === impl Team ===
 
@@ -156,41 +119,58 @@ impl Team {
         &mut self.memory
     }
 
-    /// Runs `job` once on every worker and returns when all are done. Denormals are zero in it.
+    /// Has all pieces of each stage done, one stage after the other, and returns when all are.
+    /// What a stage wrote is seen by the next. Denormals are zero in it.
     ///
     /// # Panics
-    /// When `job` does, with the first panic's payload, once every worker has left the run; those
-    /// that wait in a barrier leave it. The team can be used again.
-    pub fn run(&mut self, job: impl Fn(Worker<'_>) + Sync) {
-        let job: Job<'_> = &job;
-        let shared = &*self.shared;
-        // Only the lifetime is cut off: every worker has left `job` when this function returns.
-        shared
-            .job
-            .store((&raw const job).cast_mut().cast(), Ordering::Relaxed);
-        shared.running.store(shared.count - 1, Ordering::Relaxed);
-        let ended = shared.end.opened();
-        shared.start.open();
-        {
-            let _flushed = Flushed::here();
-            shared.take_part(job, 0);
+    /// When a piece does, with the first panic's payload, once every worker has left the run. The
+    /// team can be used again. When there are more than three stages.
+    pub fn run(&mut self, stages: &[Stage<'_>]) {
+        let _flushed = Flushed::here();
+        let count = self.shared.count;
+        // What is one piece anyway is not worth a meeting.
+        let alone = stages.iter().take_while(|stage| stage.total(count) <= 1);
+        let alone = if count == 1 {
+            stages.len()
+        } else {
+            alone.count()
+        };
+        let (alone, together) = stages.split_at(alone);
+        for stage in alone {
+            stage.run_alone(Worker { index: 0, count });
         }
-        if shared.count > 1 {
-            shared.end.wait_past(ended);
+        if !together.is_empty() {
+            self.run_together(together, By::Anyone);
         }
-        shared.job.store(ptr::null_mut(), Ordering::Relaxed);
-        if shared.broken.load(Ordering::Relaxed) {
-            panic::resume_unwind(shared.mend());
+    }
+
+    /// Runs `job` once on every worker, and returns when all are done.
+    ///
+    /// # Panics
+    /// As [`Self::run`].
+    pub fn run_on_each(&mut self, job: impl Fn(Worker) + Sync) {
+        let _flushed = Flushed::here();
+        let stage = Stage {
+            pieces: Pieces::Even(self.shared.count),
+            work: &|piece| job(piece.by),
+        };
+        self.run_together(&[stage], By::ItsOwner);
+    }
+
+    fn run_together(&mut self, stages: &[Stage<'_>], by: By) {
+        let mut totals = [0; STAGES_MAX];
+        for (total, stage) in totals[..stages.len()].iter_mut().zip(stages) {
+            *total = stage.total(self.shared.count);
         }
+        self.shared.run(&Job { stages, totals, by });
     }
 }
 
 impl Drop for Team {
     fn drop(&mut self) {
-        self.shared.closing.store(true, Ordering::Relaxed);
-        self.shared.start.open();
+        self.shared.end();
         for thread in self.threads.drain(..) {
-            // A worker catches what its job panics with.
+            // A worker catches what its pieces panic with.
             let _ = thread.join();
         }
     }
@@ -204,108 +184,6 @@ impl Drop for CallerPinned {
             // It was this thread's own a moment ago.
             let _ = before.pin_this_thread();
         }
-    }
-}
-
-// === impl Worker ===
-
-impl Worker<'_> {
-    /// This worker's part of `items` things in a row: parts are in the workers' order and differ
-    /// by at most one.
-    #[must_use]
-    pub fn share(&self, items: usize) -> Range<usize> {
-        let bound = |index: usize| index * (items / self.count) + index.min(items % self.count);
-        bound(self.index)..bound(self.index + 1)
-    }
-
-    /// Returns when every worker of the run has called it as often as this one.
-    ///
-    /// Unwinds instead when a worker panicked.
-    pub fn barrier(&self) {
-        self.shared.meet();
-    }
-}
-
-// === impl Shared ===
-
-impl Shared {
-    fn new(count: usize) -> Self {
-        Self {
-            count,
-            job: AtomicPtr::default(),
-            start: Gate::default(),
-            end: Gate::default(),
-            running: AtomicUsize::new(0),
-            barrier: Gate::default(),
-            arrived: AtomicUsize::new(0),
-            broken: AtomicBool::new(false),
-            panic: Mutex::new(None),
-            closing: AtomicBool::new(false),
-        }
-    }
-
-    /// The whole life of a thread.
-    fn work(&self, index: usize) {
-        let _flushed = Flushed::here();
-        let mut runs = 0_u32;
-        loop {
-            self.start.wait_past(runs);
-            runs = runs.wrapping_add(1);
-            if self.closing.load(Ordering::Relaxed) {
-                return;
-            }
-            // SAFETY: the gate was opened after the pointer was set, and the caller keeps what it
-            // points to until `end` opens, which needs this worker to leave below.
-            let job = unsafe { *self.job.load(Ordering::Relaxed) };
-            self.take_part(job, index);
-            if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
-                self.end.open();
-            }
-        }
-    }
-
-    fn take_part(&self, job: Job<'_>, index: usize) {
-        let worker = Worker {
-            index,
-            count: self.count,
-            shared: self,
-        };
-        if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| job(worker))) {
-            self.break_off(payload);
-        }
-    }
-
-    fn meet(&self) {
-        let seen = self.barrier.opened();
-        if self.broken.load(Ordering::Acquire) {
-            panic::resume_unwind(Box::new(Broken));
-        }
-        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.count {
-            self.arrived.store(0, Ordering::Relaxed);
-            self.barrier.open();
-        } else {
-            self.barrier.wait_past(seen);
-        }
-        if self.broken.load(Ordering::Acquire) {
-            panic::resume_unwind(Box::new(Broken));
-        }
-    }
-
-    fn break_off(&self, payload: Box<dyn Any + Send>) {
-        if !payload.is::<Broken>() {
-            let mut panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
-            panic.get_or_insert(payload);
-        }
-        self.broken.store(true, Ordering::Release);
-        self.barrier.open();
-    }
-
-    /// Ready for another run; gives what the last one panicked with.
-    fn mend(&self) -> Box<dyn Any + Send> {
-        self.arrived.store(0, Ordering::Relaxed);
-        self.broken.store(false, Ordering::Relaxed);
-        let mut panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
-        panic.take().unwrap_or_else(|| Box::new(Broken))
     }
 }
 

@@ -12,7 +12,6 @@ use super::unit::Unit;
 use super::{AttentionShape, SPLIT};
 use crate::lanes::{Kernel, Lanes, compute};
 use crate::parts::Parts;
-use crate::team::Worker;
 use crate::tier::Tier;
 
 /// Where units put what they have computed.
@@ -49,37 +48,22 @@ impl Place<'_> {
         partial.copy_from_slice(records);
     }
 
-    /// Merges the splits of this worker's share of the units that were cut by splits.
-    pub(super) fn merge(
-        &self,
-        tier: Tier,
-        worker: Worker<'_>,
-        units: &[Unit],
-        sequences: &[StepSequence],
-    ) {
-        let is_first = |unit: &&Unit| unit.partial_at.is_some() && unit.splits.start == 0;
-        for unit in units
-            .iter()
-            .filter(is_first)
-            .skip(worker.index)
-            .step_by(worker.count)
-        {
-            let sequence = &sequences[unit.sequence];
-            let visible_max = sequence.first_position + sequence.tokens.len();
-            let records = unit.query_count(self.shape) * record_size(self.shape.head_dim);
-            let start = unit.partial_at.unwrap_or_default() * record_size(self.shape.head_dim);
-            let end = start + records * visible_max.div_ceil(SPLIT);
-            // SAFETY: all units are computed, and the splits of each are merged by one worker.
-            let splits = unsafe { self.partial.part(start..end) };
-            let merge = Merge {
-                shape: self.shape,
-                first_visible: sequence.first_position + unit.rows.start + 1,
-                records,
-                splits,
-            };
-            compute(tier, merge);
-            self.finish(unit, &splits[..records]);
-        }
+    /// Merges the splits of what was cut by them; `unit` is the first.
+    pub(super) fn merge(&self, tier: Tier, unit: &Unit, sequence: &StepSequence) {
+        let visible_max = sequence.first_position + sequence.tokens.len();
+        let records = unit.query_count(self.shape) * record_size(self.shape.head_dim);
+        let start = unit.partial_at.unwrap_or_default() * record_size(self.shape.head_dim);
+        let end = start + records * visible_max.div_ceil(SPLIT);
+        // SAFETY: all units are computed, and the splits of each are merged by one worker.
+        let splits = unsafe { self.partial.part(start..end) };
+        let merge = Merge {
+            shape: self.shape,
+            first_visible: sequence.first_position + unit.rows.start + 1,
+            records,
+            splits,
+        };
+        compute(tier, merge);
+        self.finish(unit, &splits[..records]);
     }
 
     /// Writes a unit's columns of its rows.

@@ -28,6 +28,8 @@ pub(super) struct Unit {
 #[derive(Debug, Default)]
 pub(super) struct Units {
     pub(super) all: Vec<Unit>,
+    /// Of those that are one split of several: where in `all` the first of each is.
+    pub(super) cut: Vec<usize>,
     /// Places that the partial results of units of one split take.
     pub(super) partial_count: usize,
 }
@@ -38,6 +40,7 @@ impl Units {
     /// Cuts a step into units, within a sequence those with the most positions first.
     pub(super) fn plan(&mut self, shape: AttentionShape, sequences: &[StepSequence]) {
         self.all.clear();
+        self.cut.clear();
         self.partial_count = 0;
         let mut sequence_row = 0;
         for (sequence, step) in sequences.iter().enumerate() {
@@ -67,6 +70,7 @@ impl Units {
 
     /// Each split of `whole` as a unit of its own, one after the other.
     fn add_splits(&mut self, shape: AttentionShape, whole: &Unit) {
+        self.cut.push(self.all.len());
         for split in whole.splits.clone() {
             self.all.push(Unit {
                 splits: split..split + 1,

@@ -1,17 +1,16 @@
-//! Activations as a form's kernels read them: converted once for each product, by all workers.
-#![allow(
-    unsafe_code,
-    reason = "each worker converts its share of the same buffers"
-)]
+//! Activations as a form's kernels read them: converted once for each product, in pieces.
+#![allow(unsafe_code, reason = "workers convert pieces of the same buffers")]
 
 use crate::matrix::{BLOCK, Form};
 use crate::parts::Parts;
-use crate::team::Worker;
 use crate::tier::Tier;
 
 /// Below this a block counts as zero, so that neither its scale nor the inverse of it is denormal
 /// or infinite: 2⁻¹¹⁰.
 const MAGNITUDE_MIN: f32 = f32::from_bits((127 - 110) << 23);
+/// Blocks of 32 that are converted by one worker at least: some tenths of a microsecond.
+const PIECE: usize = 32;
+
 const SIGN: u32 = 1 << 31;
 const INFINITE: u32 = 0xff << 23;
 
@@ -110,12 +109,21 @@ fn room<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> Parts<'_, T> {
 // === impl Filling ===
 
 impl Filling<'_> {
-    /// Converts this worker's share of `x`, in blocks of 32 inputs.
-    pub(super) fn fill(&self, worker: Worker<'_>, x: &[f32]) {
+    /// Pieces that the conversion is done in.
+    pub(super) fn piece_count(&self) -> usize {
+        self.block_count().div_ceil(PIECE)
+    }
+
+    fn block_count(&self) -> usize {
+        self.rows * self.inputs.div_ceil(BLOCK)
+    }
+
+    /// Converts one piece of `x`.
+    pub(super) fn fill(&self, piece: usize, x: &[f32]) {
         let row_blocks = self.inputs.div_ceil(BLOCK);
-        let share = worker.share(self.rows * row_blocks);
+        let blocks = piece * PIECE..self.block_count().min((piece + 1) * PIECE);
         self.tier.run(|| {
-            for unit in share {
+            for unit in blocks {
                 let (row, block) = (unit / row_blocks, unit % row_blocks);
                 let start = row * self.inputs + block * BLOCK;
                 let len = BLOCK.min(self.inputs - block * BLOCK);
@@ -128,7 +136,7 @@ impl Filling<'_> {
     fn fill_block(&self, row: usize, block: usize, x: &[f32]) {
         let padded = row * self.inputs.next_multiple_of(2) + block * BLOCK;
         let padded = padded..padded + x.len().next_multiple_of(2);
-        // SAFETY (all below): blocks do not overlap, and each is in one worker's share.
+        // SAFETY (all below): blocks do not overlap, and each is in one piece.
         match self.as_what {
             As::Rounded => {
                 // SAFETY: as above.
@@ -150,7 +158,7 @@ impl Filling<'_> {
 
     #[inline(always)]
     fn fill_codes(&self, block: usize, x: &[f32]) {
-        // SAFETY: blocks do not overlap, and each is in one worker's share.
+        // SAFETY: blocks do not overlap, and each is in one piece.
         let codes = unsafe { self.codes.part(block * BLOCK..(block + 1) * BLOCK) };
         let (scale, sum) = quantise(x, codes);
         // SAFETY: as above.
@@ -162,7 +170,7 @@ impl Filling<'_> {
     }
 
     /// # Safety
-    /// Every worker has filled its share, and none fills any more.
+    /// Every piece is filled, and nobody fills any more.
     pub(super) unsafe fn seen(&self) -> Filled<'_> {
         // SAFETY: nobody writes any more, by the caller's promise.
         unsafe {

@@ -1,6 +1,7 @@
 //! Teams of more workers than this machine may have CPUs.
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 
@@ -8,72 +9,121 @@ fn team(workers: usize) -> Team {
     Team::new(Some(workers)).expect("threads")
 }
 
+fn even(count: usize, work: &(dyn Fn(Piece) + Sync)) -> Stage<'_> {
+    Stage {
+        pieces: Pieces::Even(count),
+        work,
+    }
+}
+
+fn counters(count: usize) -> Vec<AtomicUsize> {
+    (0..count).map(|_| AtomicUsize::new(0)).collect()
+}
+
+fn are_all(counters: &[AtomicUsize], expected: usize) -> bool {
+    counters
+        .iter()
+        .all(|counter| counter.load(Ordering::Relaxed) == expected)
+}
+
 #[test]
-fn every_worker_runs_once_in_every_run() {
+fn every_worker_does_what_each_is_to_do_once() {
     for count in 1..=4 {
         let mut team = team(count);
-        let seen: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+        let seen = counters(count);
         for _ in 0..100 {
-            team.run(|worker| {
+            team.run_on_each(|worker| {
                 assert_eq!(worker.count, count);
                 seen[worker.index].fetch_add(1, Ordering::Relaxed);
             });
         }
-        assert!(seen.iter().all(|runs| runs.load(Ordering::Relaxed) == 100));
+        assert!(are_all(&seen, 100));
     }
 }
 
 #[test]
-fn nobody_passes_a_barrier_before_all_have_come() {
-    let mut team = team(3);
-    let arrived = AtomicUsize::new(0);
-    team.run(|worker| {
-        for round in 1..=200 {
-            arrived.fetch_add(1, Ordering::SeqCst);
-            worker.barrier();
-            assert!(arrived.load(Ordering::SeqCst) >= 3 * round);
-            worker.barrier();
+fn every_piece_is_done_once_and_no_stage_begins_before_the_one_before_is_done() {
+    for count in 1..=4 {
+        let mut team = team(count);
+        for pieces in [0, 1, 2, 3, 7, 40] {
+            let (first, second, third) = (counters(pieces), counters(3 * count), counters(2));
+            let add = |to: &[AtomicUsize], index: usize| {
+                to[index].fetch_add(1, Ordering::Relaxed);
+            };
+            for round in 1..=50 {
+                team.run(&[
+                    even(pieces, &|piece| add(&first, piece.index)),
+                    Stage {
+                        pieces: Pieces::Own(&|_| 3),
+                        work: &|piece| {
+                            assert!(are_all(&first, round));
+                            add(&second, 3 * piece.of.index + piece.index);
+                        },
+                    },
+                    even(2, &|piece| {
+                        assert!(are_all(&second, round));
+                        add(&third, piece.index);
+                    }),
+                ]);
+                assert!(are_all(&third, round));
+            }
         }
-    });
-    assert_eq!(arrived.into_inner(), 600);
+    }
+}
+
+#[test]
+fn who_has_not_come_holds_nobody_up() {
+    let mut team = Team {
+        // Whose second worker never comes.
+        shared: Arc::new(Shared::new(2)),
+        threads: vec![],
+        cpus: vec![0, 0],
+        memory: Pool::default(),
+    };
+    let done = counters(9);
+    team.run(&[even(9, &|piece| {
+        done[piece.index].fetch_add(1, Ordering::Relaxed);
+    })]);
+    assert!(are_all(&done, 1));
 }
 
 #[test]
 fn shares_cover_everything_once_and_differ_by_at_most_one() {
     for (count, items) in [(1, 5), (2, 5), (3, 3), (4, 2), (3, 0), (2, 64)] {
-        let mut team = team(count);
-        let taken: Vec<AtomicU32> = (0..items).map(|_| AtomicU32::new(0)).collect();
-        team.run(|worker| {
-            let share = worker.share(items);
+        let mut end = 0;
+        for index in 0..count {
+            let share = Worker { index, count }.share(items);
             assert!(share.len().abs_diff(items / count) <= 1);
-            for item in share {
-                taken[item].fetch_add(1, Ordering::Relaxed);
-            }
-        });
-        assert!(taken.iter().all(|times| times.load(Ordering::Relaxed) == 1));
+            assert_eq!(share.start, end);
+            end = share.end;
+        }
+        assert_eq!(end, items);
     }
 }
 
 #[test]
 fn a_panic_reaches_the_caller_frees_who_waits_and_the_team_goes_on() {
-    for who in 0..3 {
+    for bad in 0..6 {
         let mut team = team(3);
+        let began = AtomicUsize::new(0);
         let result = panic::catch_unwind(AssertUnwindSafe(|| {
-            team.run(|worker| {
-                if worker.index == who {
-                    panic::resume_unwind(Box::new(who));
-                }
-                worker.barrier();
-                worker.barrier();
-            });
+            team.run(&[
+                even(6, &|piece| {
+                    if piece.index == bad {
+                        panic::resume_unwind(Box::new(bad));
+                    }
+                }),
+                even(6, &|_| {
+                    began.fetch_add(1, Ordering::Relaxed);
+                }),
+            ]);
         }));
-        let payload = result.expect_err("a worker panicked");
-        assert_eq!(payload.downcast_ref(), Some(&who));
+        let payload = result.expect_err("a piece panicked");
+        assert_eq!(payload.downcast_ref(), Some(&bad));
+        assert_eq!(began.into_inner(), 0);
         let ran = AtomicUsize::new(0);
-        team.run(|worker| {
-            worker.barrier();
+        team.run_on_each(|_| {
             ran.fetch_add(1, Ordering::Relaxed);
-            worker.barrier();
         });
         assert_eq!(ran.into_inner(), 3);
     }
@@ -83,12 +133,12 @@ fn a_panic_reaches_the_caller_frees_who_waits_and_the_team_goes_on() {
 fn workers_that_slept_wake_for_the_next_run() {
     let mut team = team(2);
     let shared = Arc::clone(&team.shared);
-    // Asleep when it is counted; it always gets there.
-    while shared.start.sleepers() == 0 {
+    // It says so just before; it always gets there.
+    while !shared.start.has_sleeper() {
         thread::yield_now();
     }
     let ran = AtomicUsize::new(0);
-    team.run(|_| {
+    team.run_on_each(|_| {
         ran.fetch_add(1, Ordering::Relaxed);
     });
     assert_eq!(ran.into_inner(), 2);
@@ -102,7 +152,7 @@ fn each_worker_is_pinned_to_its_cpu_and_the_caller_gets_its_mask_back() {
     assert_eq!(Cpus::of_this_thread().expect("a mask"), before);
     let pinned = team.pin_caller();
     let cpus = team.cpus().to_vec();
-    team.run(|worker| {
+    team.run_on_each(|worker| {
         let mine = Cpus::of_this_thread().expect("a mask");
         assert_eq!(mine.list(), [cpus[worker.index]]);
     });
