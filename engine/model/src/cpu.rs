@@ -41,7 +41,7 @@ mod spec;
 
 pub use berth_engine_cpu::tier::{Tier, TierError};
 pub use load::{LoadError, RowFailure};
-pub use memory::{MemoryNeed, block_bytes};
+pub use memory::block_bytes;
 pub use spec::Unserved;
 
 /// Rows whose logits are held at a time: 39 MB with 151,000 tokens.

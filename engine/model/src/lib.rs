@@ -4,6 +4,7 @@ pub mod backend;
 pub mod collective;
 pub mod config;
 pub mod cpu;
+pub mod fit;
 pub mod reference;
 pub mod source;
 

@@ -69,13 +69,9 @@ impl Choice {
 
     /// Bytes that a block of the KV cache takes over all layers and ranks.
     pub(crate) fn block_bytes(self, config: &ModelConfig, block_size: usize) -> u64 {
-        let cache = CacheShape {
-            block_size,
-            block_count: 1,
-        };
         match self {
             Self::Cpu(_) => cpu::block_bytes(config, block_size),
-            Self::Reference => reference::MemoryNeed::of_all_ranks(config, cache).cache_bytes,
+            Self::Reference => reference::block_bytes(config, block_size),
         }
     }
 

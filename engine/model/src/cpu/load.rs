@@ -10,34 +10,19 @@ use candle_core::quantized::GgmlDType;
 use half::{bf16, f16};
 
 use super::decoder::{Decoder, Layer, Tables};
-use super::memory::{MemoryNeed, attention_shape};
+use super::memory::{attention_shape, need_of_all_ranks, need_of_rank};
 use super::spec::{LayerSpec, MatrixSpec, Part, Unserved, part_of_rank, tables, vocab_of_rank};
-use crate::available::available_bytes;
 use crate::backend::{CacheShape, LoadProgress, Shard, StepError};
+use crate::fit::{CannotFit, MemoryNeed, check_memory, check_shape};
 use crate::frequencies::Frequencies;
 use crate::source::{LayerWeight, ModelSource, ReadError, Weight};
 
 /// Why a rank cannot load its part of the model.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The rank or the number of ranks cannot be.
-    #[error("loading {model} as rank {rank} of {degree}: it can be cut into 1 to {degree_max}")]
-    Shard {
-        /// The model's name.
-        model: String,
-        /// The rank asked for.
-        rank: usize,
-        /// The number of ranks asked for.
-        degree: usize,
-        /// The model's KV heads.
-        degree_max: usize,
-    },
-    /// The cache has no slots, or more than can be counted.
-    #[error("a KV cache of {} blocks of {} tokens cannot be", shape.block_count, shape.block_size)]
-    Cache {
-        /// The shape asked for.
-        shape: CacheShape,
-    },
+    /// There cannot be such a rank, or too little memory is left.
+    #[error(transparent)]
+    CannotFit(#[from] CannotFit),
     /// There are no kernels for it.
     #[error("loading {model}")]
     Unserved {
@@ -46,19 +31,6 @@ pub enum LoadError {
         /// What there is no kernel for.
         #[source]
         source: Unserved,
-    },
-    /// The machine has too little memory left.
-    #[error(
-        "loading {model} takes {need}, {available_mb} MB are available: give it more memory, a \
-         smaller KV cache or a smaller model"
-    )]
-    TooLarge {
-        /// The model's name.
-        model: String,
-        /// What all ranks take together.
-        need: MemoryNeed,
-        /// What the machine or the control group has left.
-        available_mb: u64,
     },
     /// A weight cannot be read.
     #[error("loading {model}")]
@@ -123,34 +95,14 @@ pub(crate) fn check(
     cache: CacheShape,
 ) -> Result<MemoryNeed, LoadError> {
     let config = source.config();
-    let model = || config.name.clone();
-    let degree_max = config.kv_head_count;
-    if shard.degree == 0 || shard.degree > degree_max || shard.rank >= shard.degree {
-        let Shard { rank, degree } = shard;
-        return Err(LoadError::Shard {
-            model: model(),
-            rank,
-            degree,
-            degree_max,
-        });
-    }
-    let countable = u32::try_from(cache.block_count).is_ok() && cache.block_size <= 1 << 16;
-    if cache.block_size == 0 || cache.block_count == 0 || !countable {
-        return Err(LoadError::Cache { shape: cache });
-    }
+    check_shape(config, shard, cache)?;
     let unserved = |source| LoadError::Unserved {
-        model: model(),
+        model: config.name.clone(),
         source,
     };
-    let need = MemoryNeed::of_all_ranks(source, shard.degree, cache).map_err(unserved)?;
-    match available_bytes() {
-        Some(available) if need.total_bytes() > available => Err(LoadError::TooLarge {
-            model: model(),
-            need,
-            available_mb: available / 1_000_000,
-        }),
-        _ => MemoryNeed::of_rank(source, shard, cache).map_err(unserved),
-    }
+    let need = need_of_all_ranks(source, shard.degree, cache).map_err(unserved)?;
+    check_memory(config, need)?;
+    need_of_rank(source, shard, cache).map_err(unserved)
 }
 
 // === impl Loader ===

@@ -1,77 +1,56 @@
 //! How much memory a model takes in this backend.
 
-use std::fmt;
-
 use berth_engine_cpu::attention::{AttentionShape, KvCache};
 
 use super::spec::{Part, Unserved, all, part_of_rank};
 use crate::backend::{CacheShape, Shard};
 use crate::config::ModelConfig;
+use crate::fit::MemoryNeed;
 use crate::source::ModelSource;
 
-/// Memory that a model takes: weights as they are packed, keys and values in bf16.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemoryNeed {
-    /// Packed weights.
-    pub weight_bytes: u64,
-    /// Paged keys and values.
-    pub cache_bytes: u64,
+const WEIGHTS: &str = "packed weights";
+
+/// What one rank takes: packed weights, keys and values in bf16.
+pub(crate) fn need_of_rank(
+    source: &ModelSource,
+    shard: Shard,
+    cache: CacheShape,
+) -> Result<MemoryNeed, Unserved> {
+    let config = source.config();
+    let part = part_of_rank(config, shard);
+    let norms = (config.hidden_size * (2 * config.layer_count + 1) * size_of::<f32>()) as u64;
+    let mut weight_bytes = norms;
+    for spec in all(config, &part) {
+        let (outputs, inputs) = spec.shape();
+        weight_bytes += spec.form(source, shard.degree)?.bytes(outputs, inputs) as u64;
+    }
+    let cache_bytes = KvCache::bytes(attention_shape(config, &part, cache));
+    Ok(MemoryNeed {
+        weight_bytes,
+        cache_bytes: cache_bytes.saturating_mul(config.layer_count as u64),
+        weights: WEIGHTS,
+    })
 }
 
-// === impl MemoryNeed ===
-
-impl MemoryNeed {
-    /// What one rank takes.
-    ///
-    /// # Errors
-    /// When the model is not one for this backend.
-    pub fn of_rank(
-        source: &ModelSource,
-        shard: Shard,
-        cache: CacheShape,
-    ) -> Result<Self, Unserved> {
-        let config = source.config();
-        let part = part_of_rank(config, shard);
-        let norms = (config.hidden_size * (2 * config.layer_count + 1) * size_of::<f32>()) as u64;
-        let mut weight_bytes = norms;
-        for spec in all(config, &part) {
-            let (outputs, inputs) = spec.shape();
-            weight_bytes += spec.form(source, shard.degree)?.bytes(outputs, inputs) as u64;
-        }
-        let cache_bytes = KvCache::bytes(attention_shape(config, &part, cache));
-        Ok(Self {
-            weight_bytes,
-            cache_bytes: cache_bytes.saturating_mul(config.layer_count as u64),
+/// What the whole model takes: all ranks are threads of one process.
+pub(crate) fn need_of_all_ranks(
+    source: &ModelSource,
+    degree: usize,
+    cache: CacheShape,
+) -> Result<MemoryNeed, Unserved> {
+    let nothing = MemoryNeed {
+        weight_bytes: 0,
+        cache_bytes: 0,
+        weights: WEIGHTS,
+    };
+    (0..degree).try_fold(nothing, |sum, rank| {
+        let one = need_of_rank(source, Shard { rank, degree }, cache)?;
+        Ok(MemoryNeed {
+            weight_bytes: sum.weight_bytes.saturating_add(one.weight_bytes),
+            cache_bytes: sum.cache_bytes.saturating_add(one.cache_bytes),
+            ..sum
         })
-    }
-
-    /// What the whole model takes: all ranks are threads of one process.
-    ///
-    /// # Errors
-    /// As [`Self::of_rank`].
-    pub fn of_all_ranks(
-        source: &ModelSource,
-        degree: usize,
-        cache: CacheShape,
-    ) -> Result<Self, Unserved> {
-        let nothing = Self {
-            weight_bytes: 0,
-            cache_bytes: 0,
-        };
-        (0..degree).try_fold(nothing, |sum, rank| {
-            let one = Self::of_rank(source, Shard { rank, degree }, cache)?;
-            Ok(Self {
-                weight_bytes: sum.weight_bytes.saturating_add(one.weight_bytes),
-                cache_bytes: sum.cache_bytes.saturating_add(one.cache_bytes),
-            })
-        })
-    }
-
-    /// Weights and cache.
-    #[must_use]
-    pub fn total_bytes(&self) -> u64 {
-        self.weight_bytes.saturating_add(self.cache_bytes)
-    }
+    })
 }
 
 /// Bytes that one block of the KV cache takes over all layers and ranks.
@@ -97,15 +76,5 @@ pub(crate) fn attention_shape(
         head_dim: config.head_dim,
         block_size: cache.block_size,
         block_count: cache.block_count,
-    }
-}
-
-impl fmt::Display for MemoryNeed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (weights, cache) = (self.weight_bytes / 1_000_000, self.cache_bytes / 1_000_000);
-        write!(
-            f,
-            "{weights} MB of packed weights and {cache} MB of KV cache"
-        )
     }
 }

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::collective::SharedMemory;
+use crate::fit::CannotFit;
 use crate::reference::ReferenceBackend;
 use crate::tiny;
 
@@ -325,7 +326,10 @@ fn what_cannot_be_loaded_is_refused_with_its_reason() {
         block_count: u32::MAX as usize,
     };
     let large = refuse(&quantised, one, endless);
-    assert!(matches!(large, LoadError::TooLarge { .. }), "{large}");
+    assert!(
+        matches!(large, LoadError::CannotFit(CannotFit::TooLarge { .. })),
+        "{large}"
+    );
     let folder = tempfile::tempdir().unwrap();
     let strange = ModelSource::open(&tiny::write_quantised(folder.path(), 6)).unwrap();
     let error = serves(&strange, 1).unwrap_err().to_string();

@@ -7,48 +7,20 @@ use candle_core::{Result as TensorResult, Tensor};
 use super::cache::PartCache;
 use super::decoder::{Decoder, Layer, LayerPart, Vocab};
 use super::linear::{Linear, chunks};
-use super::memory::MemoryNeed;
+use super::memory::{need_of_all_ranks, need_of_rank};
 use super::shard::{Part, parts_of_rank, vocab_of_rank};
-use crate::available::available_bytes;
 use crate::backend::{CacheShape, LoadProgress, Shard, StepError};
 use crate::config::ModelConfig;
+use crate::fit::{CannotFit, check_memory, check_shape};
 use crate::frequencies::Frequencies;
 use crate::source::{LayerWeight, ModelSource, ReadError, Weight};
 
 /// Why a rank cannot load its part of the model.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The rank or the number of ranks cannot be.
-    #[error("loading {model} as rank {rank} of {degree}: it can be cut into 1 to {degree_max}")]
-    Shard {
-        /// The model's name.
-        model: String,
-        /// The rank asked for.
-        rank: usize,
-        /// The number of ranks asked for.
-        degree: usize,
-        /// The model's KV heads.
-        degree_max: usize,
-    },
-    /// The cache has no slots, or more than can be counted.
-    #[error("a KV cache of {} blocks of {} tokens cannot be", shape.block_count, shape.block_size)]
-    Cache {
-        /// The shape asked for.
-        shape: CacheShape,
-    },
-    /// The machine has too little memory left.
-    #[error(
-        "loading {model} takes {need}, {available_mb} MB are available: give it more memory, a \
-         smaller KV cache or a smaller model"
-    )]
-    TooLarge {
-        /// The model's name.
-        model: String,
-        /// What all ranks take together.
-        need: MemoryNeed,
-        /// What the machine or the control group has left.
-        available_mb: u64,
-    },
+    /// There cannot be such a rank, or too little memory is left.
+    #[error(transparent)]
+    CannotFit(#[from] CannotFit),
     /// The files changed or the disk failed.
     #[error("loading {model}")]
     Read {
@@ -102,30 +74,9 @@ pub(crate) fn check(
     config: &ModelConfig,
     shard: Shard,
     cache: CacheShape,
-) -> Result<(), LoadError> {
-    let degree_max = config.kv_head_count;
-    if shard.degree == 0 || shard.degree > degree_max || shard.rank >= shard.degree {
-        let Shard { rank, degree } = shard;
-        return Err(LoadError::Shard {
-            model: config.name.clone(),
-            rank,
-            degree,
-            degree_max,
-        });
-    }
-    let countable = u32::try_from(cache.block_count).is_ok() && cache.block_size <= 1 << 16;
-    if cache.block_size == 0 || cache.block_count == 0 || !countable {
-        return Err(LoadError::Cache { shape: cache });
-    }
-    let need = MemoryNeed::of_all_ranks(config, cache);
-    match available_bytes() {
-        Some(available) if need.total_bytes() > available => Err(LoadError::TooLarge {
-            model: config.name.clone(),
-            need,
-            available_mb: available / 1_000_000,
-        }),
-        _ => Ok(()),
-    }
+) -> Result<(), CannotFit> {
+    check_shape(config, shard, cache)?;
+    check_memory(config, need_of_all_ranks(config, cache))
 }
 
 // === impl Loader ===
@@ -137,7 +88,7 @@ impl<'a> Loader<'a> {
         cache: CacheShape,
         progress: &'a mut (dyn FnMut(LoadProgress) + Send),
     ) -> Self {
-        let total_bytes = MemoryNeed::of_rank(source.config(), shard, cache).weight_bytes;
+        let total_bytes = need_of_rank(source.config(), shard, cache).weight_bytes;
         Self {
             source,
             shard,

@@ -1,62 +1,41 @@
 //! How much memory a model takes.
 
-use std::fmt;
-
 use super::shard::{Part, parts_of_rank};
 use crate::backend::{CacheShape, Shard};
 use crate::config::ModelConfig;
+use crate::fit::MemoryNeed;
 
 const F32_BYTES: u64 = 4;
 
-/// Memory that a model takes in this backend, where everything is f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemoryNeed {
-    /// Weights.
-    pub weight_bytes: u64,
-    /// Paged keys and values.
-    pub cache_bytes: u64,
-}
-
-// === impl MemoryNeed ===
-
-impl MemoryNeed {
-    /// What one rank takes.
-    #[must_use]
-    pub fn of_rank(config: &ModelConfig, shard: Shard, cache: CacheShape) -> Self {
-        let parts = parts_of_rank(config, shard);
-        let hidden = config.hidden_size as u64;
-        let norms = hidden * (2 * config.layer_count as u64 + 1);
-        let weights: u64 = parts.iter().map(|part| part_elements(config, part)).sum();
-        let slots = cache.block_size as u64 * cache.block_count as u64;
-        let per_slot = 2 * (config.layer_count * config.head_dim * parts.len()) as u64;
-        Self {
-            weight_bytes: (norms + weights) * F32_BYTES,
-            cache_bytes: slots.saturating_mul(per_slot * F32_BYTES),
-        }
-    }
-
-    /// What the whole model takes: all ranks are threads of one process. (The norms, which every
-    /// rank has a copy of, are counted once; they are small.)
-    #[must_use]
-    pub fn of_all_ranks(config: &ModelConfig, cache: CacheShape) -> Self {
-        Self::of_rank(config, Shard { rank: 0, degree: 1 }, cache)
-    }
-
-    /// Weights and cache.
-    #[must_use]
-    pub fn total_bytes(&self) -> u64 {
-        self.weight_bytes.saturating_add(self.cache_bytes)
+/// What one rank takes: everything is f32.
+pub(crate) fn need_of_rank(config: &ModelConfig, shard: Shard, cache: CacheShape) -> MemoryNeed {
+    let parts = parts_of_rank(config, shard);
+    let hidden = config.hidden_size as u64;
+    let norms = hidden * (2 * config.layer_count as u64 + 1);
+    let weights: u64 = parts.iter().map(|part| part_elements(config, part)).sum();
+    let slots = cache.block_size as u64 * cache.block_count as u64;
+    let per_slot = 2 * (config.layer_count * config.head_dim * parts.len()) as u64;
+    MemoryNeed {
+        weight_bytes: (norms + weights) * F32_BYTES,
+        cache_bytes: slots.saturating_mul(per_slot * F32_BYTES),
+        weights: "weights in f32",
     }
 }
 
-impl fmt::Display for MemoryNeed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (weights, cache) = (self.weight_bytes / 1_000_000, self.cache_bytes / 1_000_000);
-        write!(
-            f,
-            "{weights} MB of weights in f32 and {cache} MB of KV cache"
-        )
-    }
+/// What the whole model takes: all ranks are threads of one process. (The norms, which every rank
+/// has a copy of, are counted once; they are small.)
+pub(crate) fn need_of_all_ranks(config: &ModelConfig, cache: CacheShape) -> MemoryNeed {
+    need_of_rank(config, Shard { rank: 0, degree: 1 }, cache)
+}
+
+/// Bytes that one block of the KV cache takes over all layers and ranks.
+#[must_use]
+pub fn block_bytes(config: &ModelConfig, block_size: usize) -> u64 {
+    let cache = CacheShape {
+        block_size,
+        block_count: 1,
+    };
+    need_of_all_ranks(config, cache).cache_bytes
 }
 
 fn part_elements(config: &ModelConfig, part: &Part) -> u64 {
@@ -77,11 +56,11 @@ mod tests {
             block_size: 4,
             block_count: 8,
         };
-        let whole = MemoryNeed::of_all_ranks(&config, cache);
+        let whole = need_of_all_ranks(&config, cache);
         let norms = (config.hidden_size * (2 * config.layer_count + 1) * 4) as u64;
         for degree in 1..=config.kv_head_count {
             let ranks =
-                (0..degree).map(|rank| MemoryNeed::of_rank(&config, Shard { rank, degree }, cache));
+                (0..degree).map(|rank| need_of_rank(&config, Shard { rank, degree }, cache));
             let copies = norms * (degree as u64 - 1);
             let sum = ranks.clone().map(|need| need.weight_bytes).sum::<u64>() - copies;
             assert_eq!(sum, whole.weight_bytes);

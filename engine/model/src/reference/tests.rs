@@ -8,8 +8,10 @@ use berth_engine_core::sampling::Sampling;
 use safetensors::Dtype;
 use tempfile::TempDir;
 
+use super::memory::need_of_rank;
 use super::*;
 use crate::collective::SharedMemory;
+use crate::fit::CannotFit;
 use crate::tiny;
 
 const CACHE: CacheShape = CacheShape {
@@ -247,7 +249,7 @@ fn loading_reports_progress_up_to_what_was_announced() {
     let mut progress = |progress| seen.lock().unwrap().push(progress);
     ReferenceBackend::load(&source, shard, CACHE, shared, &mut progress).unwrap();
     let seen = seen.into_inner().unwrap();
-    let need = MemoryNeed::of_rank(source.config(), shard, CACHE);
+    let need = need_of_rank(source.config(), shard, CACHE);
     assert!(
         seen.windows(2)
             .all(|pair| pair[0].done_bytes < pair[1].done_bytes)
@@ -277,14 +279,17 @@ fn what_cannot_be_loaded_is_refused_with_its_reason() {
     };
     assert!(matches!(
         refuse(Shard { rank: 0, degree: 1 }, empty),
-        LoadError::Cache { .. }
+        LoadError::CannotFit(CannotFit::Cache { .. })
     ));
     let endless = CacheShape {
         block_size: 1 << 16,
         block_count: u32::MAX as usize,
     };
     let large = refuse(Shard { rank: 0, degree: 1 }, endless);
-    assert!(matches!(large, LoadError::TooLarge { .. }), "{large}");
+    assert!(
+        matches!(large, LoadError::CannotFit(CannotFit::TooLarge { .. })),
+        "{large}"
+    );
 }
 
 #[test]
