@@ -14,8 +14,10 @@ use serde_json::json;
 use crate::config::{ModelConfig, Rope, RopeScaling};
 
 mod quantised;
+mod text;
 
 pub(crate) use quantised::write_quantised;
+pub(crate) use text::{Text, batch};
 
 /// Name, shape (outermost first) and elements.
 pub(crate) type Weights = BTreeMap<String, (Vec<usize>, Vec<f32>)>;

@@ -107,7 +107,10 @@ impl Row<'_> {
     ///
     /// # Errors
     /// As there.
-    pub fn write_bf16(&mut self, values: &[bf16]) -> Result<(), RowError> {
+    pub fn write_bf16(
+        &mut self,
+        values: impl ExactSizeIterator<Item = bf16>,
+    ) -> Result<(), RowError> {
         self.check_length(values.len())?;
         if self.form == Form::Bf16 {
             for (to, from) in self.values.iter_mut().zip(values) {
@@ -116,12 +119,13 @@ impl Row<'_> {
             return Ok(());
         }
         let mut block_values = [0.0; BLOCK];
-        for (block, values) in values.chunks_exact(BLOCK).enumerate() {
-            for (to, from) in block_values.iter_mut().zip(values) {
-                *to = from.to_f32();
+        for (input, value) in values.enumerate() {
+            let (block, place) = (input / BLOCK, input % BLOCK);
+            block_values[place] = value.to_f32();
+            if place == BLOCK - 1 {
+                self.quantise(block, &block_values)
+                    .ok_or(RowError::Value { block })?;
             }
-            self.quantise(block, &block_values)
-                .ok_or(RowError::Value { block })?;
         }
         Ok(())
     }

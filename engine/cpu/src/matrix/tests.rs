@@ -42,7 +42,7 @@ fn bf16_values_come_back_to_the_bit_at_any_shape() {
         };
         let matrix = pack(Form::Bf16, (outputs, inputs), &|output, row| {
             let values: Vec<bf16> = (0..inputs).map(|input| value(output, input)).collect();
-            row.write_bf16(&values)
+            row.write_bf16(values.iter().copied())
         })
         .expect("packed");
         assert_eq!(matrix.bytes(), Form::Bf16.bytes(outputs, inputs));

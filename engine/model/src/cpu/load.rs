@@ -238,11 +238,11 @@ fn write(
         GgmlDType::Q8_0 => return to.write_q8_0(bytes),
         GgmlDType::Q4_0 => return to.write_q4_0(bytes),
         GgmlDType::Q4_1 => return to.write_q4_1(bytes),
+        GgmlDType::BF16 => {
+            return to.write_bf16(pairs.iter().map(|pair| bf16::from_le_bytes(*pair)));
+        }
         GgmlDType::F16 => {
             values.extend(pairs.iter().map(|pair| f16::from_le_bytes(*pair).to_f32()));
-        }
-        GgmlDType::BF16 => {
-            values.extend(pairs.iter().map(|pair| bf16::from_le_bytes(*pair).to_f32()));
         }
         _ => {
             let (fours, _) = bytes.as_chunks::<4>();

@@ -1,9 +1,6 @@
 //! The CPU backend on a tiny model: equal to the bit however work is cut, and near the reference.
 
-use std::ops::Range;
-
-use berth_engine_core::batch::{BlockId, SampleRow, SequenceId, TokenId};
-use berth_engine_core::sampling::Sampling;
+use berth_engine_core::batch::{SequenceId, TokenId};
 use half::f16;
 use safetensors::Dtype;
 use tempfile::TempDir;
@@ -12,19 +9,12 @@ use super::*;
 use crate::collective::SharedMemory;
 use crate::fit::CannotFit;
 use crate::reference::ReferenceBackend;
-use crate::tiny;
+use crate::tiny::{self, Text, batch};
 
 const CACHE: CacheShape = CacheShape {
     block_size: 4,
     block_count: 64,
 };
-
-/// One sequence's tokens and where its keys and values go.
-struct Text {
-    id: u64,
-    tokens: Vec<TokenId>,
-    blocks: Vec<u32>,
-}
 
 /// How a run is computed.
 #[derive(Clone, Copy, Debug)]
@@ -39,49 +29,6 @@ const ALONE: How = How {
     thread_count: 1,
     tier: Tier::Portable,
 };
-
-// === impl Text ===
-
-impl Text {
-    fn new(id: u64, length: u32, blocks: impl IntoIterator<Item = u32>) -> Self {
-        let seed = u32::try_from(id).unwrap();
-        let tokens = (0..length).map(|index| (index * 37 + seed * 11 + 5) % 101);
-        Self {
-            id,
-            tokens: tokens.collect(),
-            blocks: blocks.into_iter().collect(),
-        }
-    }
-
-    /// Computes these positions; their last one is sampled greedily.
-    fn rows(&self, positions: Range<usize>) -> StepSequence {
-        StepSequence {
-            id: SequenceId(self.id),
-            tokens: self.tokens[positions.clone()].to_vec(),
-            first_position: positions.start,
-            blocks: self.blocks.iter().copied().map(BlockId).collect(),
-            sample: Some(SampleRow {
-                sampling: Sampling::greedy(),
-                ..SampleRow::default()
-            }),
-        }
-    }
-
-    /// All positions, in steps of `chunk`.
-    fn in_chunks(&self, chunk: usize) -> Vec<StepBatch> {
-        let length = self.tokens.len();
-        (0..length)
-            .step_by(chunk)
-            .map(|first| batch([self.rows(first..(first + chunk).min(length))]))
-            .collect()
-    }
-}
-
-fn batch(sequences: impl IntoIterator<Item = StepSequence>) -> StepBatch {
-    StepBatch {
-        sequences: sequences.into_iter().collect(),
-    }
-}
 
 /// The tiny model in every form that there are kernels for; none is left where it is dropped.
 fn sources() -> Vec<(&'static str, TempDir, ModelSource)> {

@@ -1,10 +1,8 @@
 //! The reference backend on a tiny model: equal to the bit, however it is cut, batched or ranked.
 
-use std::ops::Range;
 use std::sync::Mutex;
 
-use berth_engine_core::batch::{BlockId, SampleRow, SequenceId, StepSequence, TokenId};
-use berth_engine_core::sampling::Sampling;
+use berth_engine_core::batch::SequenceId;
 use safetensors::Dtype;
 use tempfile::TempDir;
 
@@ -12,55 +10,12 @@ use super::memory::need_of_rank;
 use super::*;
 use crate::collective::SharedMemory;
 use crate::fit::CannotFit;
-use crate::tiny;
+use crate::tiny::{self, Text, batch};
 
 const CACHE: CacheShape = CacheShape {
     block_size: 4,
     block_count: 32,
 };
-
-/// One sequence's tokens and where its keys and values go.
-struct Text {
-    id: u64,
-    tokens: Vec<TokenId>,
-    blocks: Vec<u32>,
-}
-
-// === impl Text ===
-
-impl Text {
-    fn new(id: u64, length: u32, blocks: impl IntoIterator<Item = u32>) -> Self {
-        let seed = u32::try_from(id).unwrap();
-        let tokens = (0..length)
-            .map(|index| (index * 37 + seed * 11 + 5) % 101)
-            .collect();
-        Self {
-            id,
-            tokens,
-            blocks: blocks.into_iter().collect(),
-        }
-    }
-
-    /// Computes these positions; their last one is sampled greedily.
-    fn rows(&self, positions: Range<usize>) -> StepSequence {
-        StepSequence {
-            id: SequenceId(self.id),
-            tokens: self.tokens[positions.clone()].to_vec(),
-            first_position: positions.start,
-            blocks: self.blocks.iter().copied().map(BlockId).collect(),
-            sample: Some(SampleRow {
-                sampling: Sampling::greedy(),
-                ..SampleRow::default()
-            }),
-        }
-    }
-}
-
-fn batch(sequences: impl IntoIterator<Item = StepSequence>) -> StepBatch {
-    StepBatch {
-        sequences: sequences.into_iter().collect(),
-    }
-}
 
 fn folder() -> (TempDir, ModelSource) {
     let folder = tempfile::tempdir().unwrap();
