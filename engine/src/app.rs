@@ -6,16 +6,18 @@ use std::sync::mpsc::TrySendError;
 use std::time::Instant;
 
 use berth_engine_core::batch::{SequenceId, TokenId};
+use berth_engine_core::sampling::Sampling;
 use berth_engine_core::schedule::{Limits, Rejected};
 use berth_engine_core::sequence::Request;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use crate::generation::{Choice, Generation};
+use crate::budget::{Budget, Share};
+use crate::generation::{Asked, Choice, Generation};
 use crate::http::error::ApiError;
-use crate::http::options::Options;
+use crate::http::options::{MaxTokens, Options};
 use crate::lifecycle::{InFlight, Lifecycle, Phase};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Rejection};
 use crate::model::ModelText;
 use crate::step_loop::{Inbox, Submission, Token};
 
@@ -35,8 +37,18 @@ pub(crate) struct App {
     pub(crate) lifecycle: Arc<Lifecycle>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) inbox: Inbox,
+    /// What bodies and prompts may take.
+    pub(crate) memory: Arc<Budget>,
     /// The next sequence's id.
     pub(crate) next_id: AtomicU64,
+}
+
+/// A prompt as it is computed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Prompt {
+    pub(crate) tokens: Vec<TokenId>,
+    /// What the answer's text begins with.
+    pub(crate) echo: String,
 }
 
 // === impl App ===
@@ -71,7 +83,7 @@ impl App {
     pub(crate) async fn generate(
         &self,
         in_flight: InFlight,
-        prompts: Vec<Vec<TokenId>>,
+        prompts: Vec<Prompt>,
         options: &Options,
     ) -> Result<Generation, ApiError> {
         let arrived = Instant::now();
@@ -79,32 +91,43 @@ impl App {
             let message = format!("prompts times `n` may be {SEQUENCES_MAX} at most");
             return Err(ApiError::invalid("n", message));
         }
-        let prompt_count = prompts.iter().map(Vec::len).sum();
+        let share = self.take_memory(prompt_bytes(&prompts, options))?;
+        let rules = options
+            .rules
+            .resolve(&self.text.tokenizer, self.vocab_size)?;
+        let sampling = Sampling {
+            rules,
+            ..options.sampling.clone()
+        };
         let (mut requests, mut choices) = (vec![], vec![]);
-        for prompt in prompts {
-            let limit = self.output_limit(prompt.len(), options)?;
+        for prompt in &prompts {
+            let limit = self.output_limit(prompt.tokens.len(), options)?;
             for choice in 0..options.choice_count {
                 // Enough for every token: the loop never waits, and a full channel never happens.
                 let (sender, receiver) = mpsc::channel(limit);
-                choices.push(Choice::new(
-                    &self.text,
-                    options,
-                    prompt.len(),
-                    limit,
-                    receiver,
-                ));
-                requests.push((self.request(prompt.clone(), limit, options, choice), sender));
+                choices.push(Choice::new(&self.text, options, prompt, limit, receiver));
+                let sampling = seeded(&sampling, options.seed, choice);
+                requests.push((self.request(prompt, sampling, limit, options), sender));
             }
         }
         self.submit(requests).await?;
-        let metrics = Arc::clone(&self.metrics);
-        Ok(Generation::new(
-            choices,
-            prompt_count,
+        let asked = Asked {
+            prompts: prompts.into_iter().map(|prompt| prompt.tokens).collect(),
             arrived,
-            metrics,
-            in_flight,
-        ))
+            _held: (in_flight, share),
+        };
+        Ok(Generation::new(choices, asked, Arc::clone(&self.metrics)))
+    }
+
+    /// # Errors
+    /// When other requests have it; they end, so another try is worth it.
+    pub(crate) fn take_memory(&self, bytes: usize) -> Result<Share, ApiError> {
+        self.memory.take(bytes).ok_or_else(|| {
+            self.metrics.count_rejection(Rejection::Memory);
+            ApiError::Busy(
+                "the requests that wait or run take all memory set aside for them".to_owned(),
+            )
+        })
     }
 
     /// How many tokens an answer to this prompt may have.
@@ -118,11 +141,12 @@ impl App {
             }
             .into());
         }
-        match options.max_tokens {
+        let MaxTokens { count, field } = options.max_tokens;
+        match count {
             Some(asked) if asked > room => Err(ApiError::invalid(
-                "max_tokens",
+                field,
                 format!(
-                    "`max_tokens` is {asked}, but after a prompt of {prompt_count} tokens there \
+                    "`{field}` is {asked}, but after a prompt of {prompt_count} tokens there \
                      is room for {room}"
                 ),
             )),
@@ -135,23 +159,18 @@ impl App {
 
     fn request(
         &self,
-        prompt: Vec<TokenId>,
+        prompt: &Prompt,
+        sampling: Sampling,
         max_tokens: usize,
         options: &Options,
-        choice: usize,
     ) -> Request {
-        let mut sampling = options.sampling.clone();
-        // The choices of one prompt differ; the same seed gives the same choices again.
-        sampling.seed = options
-            .seed
-            .map_or_else(random, |seed| seed.wrapping_add(choice as u64));
         let mut stop_token_ids = options.stop_token_ids.clone();
         if !options.ignore_eos {
             stop_token_ids.extend_from_slice(&self.text.eos);
         }
         Request {
             id: SequenceId(self.next_id.fetch_add(1, Ordering::Relaxed)),
-            prompt,
+            prompt: prompt.tokens.clone(),
             sampling,
             max_tokens,
             min_tokens: options.min_tokens,
@@ -170,7 +189,7 @@ impl App {
             Err(TrySendError::Disconnected(_)) => Err(ended()),
         };
         if matches!(answer, Err(ApiError::Busy(_))) {
-            self.metrics.count_rejection("queue_full");
+            self.metrics.count_rejection(Rejection::QueueFull);
         }
         answer
     }
@@ -185,6 +204,24 @@ fn check_min_tokens(min_tokens: usize, limit: usize) -> Result<(), ApiError> {
         "`min_tokens` is {min_tokens}, but the answer may have {limit} tokens: raise `max_tokens`"
     );
     Err(ApiError::invalid("min_tokens", message))
+}
+
+/// The choices of one prompt differ; the same seed gives the same choices again.
+fn seeded(sampling: &Sampling, seed: Option<u64>, choice: usize) -> Sampling {
+    Sampling {
+        seed: seed.map_or_else(random, |seed| seed.wrapping_add(choice as u64)),
+        ..sampling.clone()
+    }
+}
+
+/// What the prompts of one request take while it waits and runs: for each choice once, for the
+/// scheduler's own copy once more.
+fn prompt_bytes(prompts: &[Prompt], options: &Options) -> usize {
+    let tokens: usize = prompts.iter().map(|prompt| prompt.tokens.len()).sum();
+    let copies = options.choice_count.saturating_add(1);
+    tokens
+        .saturating_mul(size_of::<TokenId>())
+        .saturating_mul(copies)
 }
 
 /// A seed nobody asked for.

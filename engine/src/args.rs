@@ -61,6 +61,13 @@ pub struct ServeArgs {
     /// Requests that may wait for their turn; more are answered 429.
     #[arg(long, default_value_t = 1024, value_parser = positive, value_name = "N")]
     pub max_waiting_requests: usize,
+    /// Memory for request bodies and for prompts that wait or run; requests beyond it are answered
+    /// 429.
+    #[arg(long, default_value = "512Mi", value_parser = bytes, value_name = "BYTES")]
+    pub max_request_memory: u64,
+    /// Seconds that a client may take nothing of its stream before it is cut off.
+    #[arg(long, default_value = "60", value_parser = seconds, value_name = "SECONDS")]
+    pub slow_client_timeout: Duration,
     /// Seconds that running requests get to finish after SIGTERM.
     #[arg(long, default_value = "25", value_parser = seconds, value_name = "SECONDS")]
     pub shutdown_timeout: Duration,
@@ -135,6 +142,19 @@ pub struct ModelArgs {
     /// How the weights are quantised. The file says it; `gguf` is accepted for GGUF files.
     #[arg(long, value_name = "METHOD", value_parser = ["gguf"])]
     pub quantization: Option<String>,
+    /// Where default sampling comes from: `auto` is the model's generation_config.json, `vllm` is
+    /// vLLM's defaults. The tokens that end an answer are the model's either way.
+    #[arg(long, value_enum, default_value_t = GenerationConfig::Auto, value_name = "SOURCE")]
+    pub generation_config: GenerationConfig,
+}
+
+/// `--generation-config`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GenerationConfig {
+    /// The model's own file, where it has one.
+    Auto,
+    /// None.
+    Vllm,
 }
 
 /// `--device`.

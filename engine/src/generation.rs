@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use berth_engine_core::batch::TokenId;
+use berth_engine_core::sampling::Choice as Chosen;
 use berth_engine_core::sequence::FinishReason;
 use berth_engine_text::{Delta, Detokenizer};
 use serde_json::{Value, json};
@@ -13,6 +14,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{StreamExt, StreamMap};
 
+use crate::app::Prompt;
+use crate::budget::Share;
 use crate::http::options::Options;
 use crate::lifecycle::InFlight;
 use crate::metrics::{Finished, Metrics, reason_label};
@@ -25,11 +28,17 @@ pub(crate) struct Generation {
     tokens: StreamMap<usize, ReceiverStream<Token>>,
     /// By index: choice within prompt, prompt after prompt.
     choices: Vec<Choice>,
-    /// Tokens of all prompts, each counted once.
-    prompt_count: usize,
-    arrived: Instant,
+    asked: Asked,
     metrics: Arc<Metrics>,
-    _in_flight: InFlight,
+}
+
+/// What a generation keeps of its request.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) prompts: Vec<Vec<TokenId>>,
+    pub(crate) arrived: Instant,
+    /// Its place among those in flight, and the memory of its prompts.
+    pub(crate) _held: (InFlight, Share),
 }
 
 /// One answer.
@@ -47,6 +56,8 @@ pub(crate) struct Choice {
     first: Option<Instant>,
     last: Option<Instant>,
     finished: bool,
+    /// What the text begins with, until the first token.
+    echo: String,
     /// Taken when the generation starts.
     receiver: Option<mpsc::Receiver<Token>>,
 }
@@ -57,6 +68,9 @@ pub(crate) struct Piece {
     pub(crate) index: usize,
     /// Often empty, while characters are held back.
     pub(crate) text: String,
+    pub(crate) chosen: Chosen,
+    /// The answer's first token.
+    pub(crate) is_first: bool,
     pub(crate) end: Option<End>,
 }
 
@@ -75,13 +89,7 @@ pub(crate) struct Broken;
 // === impl Generation ===
 
 impl Generation {
-    pub(crate) fn new(
-        mut choices: Vec<Choice>,
-        prompt_count: usize,
-        arrived: Instant,
-        metrics: Arc<Metrics>,
-        in_flight: InFlight,
-    ) -> Self {
+    pub(crate) fn new(mut choices: Vec<Choice>, asked: Asked, metrics: Arc<Metrics>) -> Self {
         let receivers = choices
             .iter_mut()
             .map(|choice| choice.receiver.take())
@@ -92,10 +100,8 @@ impl Generation {
         Self {
             tokens,
             choices,
-            prompt_count,
-            arrived,
+            asked,
             metrics,
-            _in_flight: in_flight,
         }
     }
 
@@ -106,28 +112,44 @@ impl Generation {
             return unfinished.then_some(Err(Broken));
         };
         let choice = &mut self.choices[index];
-        choice.note_times(&token, self.arrived, &self.metrics);
-        let (text, end) = choice.push(token);
+        let arrived = self.asked.arrived;
+        choice.note_times(&token, arrived, &self.metrics);
+        let (text, end) = choice.push(&token);
+        let is_first = choice.output_count == 1;
         if let Some(end) = &end {
             choice.finished = true;
             self.tokens.remove(&index);
             self.metrics
-                .count_finished(&self.choices[index].finished(end.reason, self.arrived));
+                .count_finished(&self.choices[index].finished(end.reason, arrived));
         }
-        Some(Ok(Piece { index, text, end }))
+        Some(Ok(Piece {
+            index,
+            text,
+            chosen: token.chosen,
+            is_first,
+            end,
+        }))
     }
 
     pub(crate) fn choice_count(&self) -> usize {
         self.choices.len()
     }
 
+    /// The prompt that this choice answers.
+    pub(crate) fn prompt(&self, index: usize) -> &[TokenId] {
+        let per_prompt = self.choices.len() / self.asked.prompts.len().max(1);
+        let prompt = self.asked.prompts.get(index / per_prompt.max(1));
+        prompt.map_or(&[], Vec::as_slice)
+    }
+
     /// The `usage` object. Nothing is cached between requests yet.
     pub(crate) fn usage(&self) -> Value {
+        let prompt: usize = self.asked.prompts.iter().map(Vec::len).sum();
         let completion: usize = self.choices.iter().map(|choice| choice.output_count).sum();
         json!({
-            "prompt_tokens": self.prompt_count,
+            "prompt_tokens": prompt,
             "completion_tokens": completion,
-            "total_tokens": self.prompt_count + completion,
+            "total_tokens": prompt + completion,
             "prompt_tokens_details": {"cached_tokens": 0},
         })
     }
@@ -137,7 +159,7 @@ impl Drop for Generation {
     fn drop(&mut self) {
         for choice in self.choices.iter().filter(|choice| !choice.finished) {
             self.metrics
-                .count_finished(&choice.finished(FinishReason::Abort, self.arrived));
+                .count_finished(&choice.finished(FinishReason::Abort, self.asked.arrived));
         }
     }
 }
@@ -148,7 +170,7 @@ impl Choice {
     pub(crate) fn new(
         text: &ModelText,
         options: &Options,
-        prompt_count: usize,
+        prompt: &Prompt,
         max_tokens: usize,
         receiver: mpsc::Receiver<Token>,
     ) -> Self {
@@ -161,7 +183,7 @@ impl Choice {
         Self {
             detokenizer: Detokenizer::new(Arc::clone(&text.tokenizer), detokenizer_options),
             stop_token_ids: options.stop_token_ids.clone(),
-            prompt_count,
+            prompt_count: prompt.tokens.len(),
             choice_count: options.choice_count,
             max_tokens,
             output_count: 0,
@@ -169,14 +191,15 @@ impl Choice {
             first: None,
             last: None,
             finished: false,
+            echo: prompt.echo.clone(),
             receiver: Some(receiver),
         }
     }
 
     /// The token that ended the answer is not text, except where it only reached the limit.
-    fn push(&mut self, token: Token) -> (String, Option<End>) {
+    fn push(&mut self, token: &Token) -> (String, Option<End>) {
         self.output_count += 1;
-        let Token { token, finish, .. } = token;
+        let (finish, token) = (token.finish, token.chosen.token);
         let mut delta = Delta::default();
         if finish != Some(FinishReason::Stop) {
             delta = self.detokenizer.push(token);
@@ -194,7 +217,9 @@ impl Choice {
             (None, Some(reason)) => Some((reason, Value::Null)),
             (None, None) => None,
         };
-        (delta.text, end.map(|(reason, stop)| End { reason, stop }))
+        let mut text = std::mem::take(&mut self.echo);
+        text.push_str(&delta.text);
+        (text, end.map(|(reason, stop)| End { reason, stop }))
     }
 
     fn note_times(&mut self, token: &Token, arrived: Instant, metrics: &Metrics) {

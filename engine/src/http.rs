@@ -6,20 +6,21 @@ use std::net::TcpListener;
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{Server, ServiceRequest, ServiceResponse};
-use actix_web::error::JsonPayloadError;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::{Next, from_fn};
-use actix_web::web::{self, Data, JsonConfig};
+use actix_web::web::{self, Data};
 use actix_web::{App as Routes, FromRequest, HttpMessage, HttpRequest, HttpServer};
 use uuid::Uuid;
 
 use crate::app::App;
 use error::ApiError;
 
+mod body;
 mod chat;
 mod completions;
 pub(crate) mod error;
 mod fields;
+mod logprobs;
 pub(crate) mod options;
 mod probes;
 mod reply;
@@ -28,8 +29,6 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-/// A text of 4 MiB, the longest that is encoded, with room for escapes and token ids.
-const BODY_BYTES_MAX: usize = 16 << 20;
 /// Handlers wait for the step loop rather than compute.
 const WORKERS_MAX: usize = 4;
 /// Seconds for open connections to close once nothing is in flight any more.
@@ -50,7 +49,6 @@ pub(crate) fn server(listener: TcpListener, app: Data<App>) -> io::Result<Server
     let routes = move || {
         Routes::new()
             .app_data(app.clone())
-            .app_data(json_config())
             .wrap(from_fn(with_request_id))
             .configure(routes)
             .default_service(web::to(no_such_route))
@@ -82,27 +80,6 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(get("/ready", web::get().to(probes::ready)))
         .service(get("/version", web::get().to(probes::version)))
         .service(get("/metrics", web::get().to(probes::metrics)));
-}
-
-fn json_config() -> JsonConfig {
-    JsonConfig::default()
-        .limit(BODY_BYTES_MAX)
-        // vLLM asks for no content type either.
-        .content_type_required(false)
-        .content_type(|_| true)
-        .error_handler(|error, _| match error {
-            JsonPayloadError::Overflow { .. } | JsonPayloadError::OverflowKnownLength { .. } => {
-                ApiError::TooLarge {
-                    bytes_max: BODY_BYTES_MAX,
-                }
-                .into()
-            }
-            error => ApiError::Invalid {
-                message: error.to_string(),
-                param: None,
-            }
-            .into(),
-        })
 }
 
 async fn no_such_route(request: HttpRequest) -> Result<&'static str, ApiError> {

@@ -12,6 +12,7 @@ pub mod serve;
 
 mod app;
 mod assign;
+mod budget;
 mod generation;
 mod http;
 mod lifecycle;

@@ -26,6 +26,15 @@ mod text;
 type Labels = Vec<(&'static str, String)>;
 type FloatGauge = Gauge<f64, AtomicU64>;
 
+/// Why a request was refused that a later one may not be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rejection {
+    /// As many wait as may.
+    QueueFull,
+    /// Bodies and prompts take what is set aside for them.
+    Memory,
+}
+
 /// Every series of `/metrics`.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -78,12 +87,7 @@ impl Metrics {
             preemptions: counter(r, "vllm:num_preemptions", "Sequences that had to give way"),
             prompt_tokens: counter(r, "vllm:prompt_tokens", "Prompt tokens computed"),
             generation_tokens: counter(r, "vllm:generation_tokens", "Tokens generated"),
-            rejected: add(
-                r,
-                "vllm:admission_rejections",
-                "Requests refused",
-                Family::default(),
-            ),
+            rejected: rejected(r),
             step_tokens: histogram(
                 r,
                 "vllm:iteration_tokens_total",
@@ -133,15 +137,27 @@ impl Metrics {
         observe(&self.step_tokens, token_count);
     }
 
-    pub(crate) fn count_rejection(&self, reason: &'static str) {
-        self.rejected
-            .get_or_create(&vec![("reason", reason.to_owned())])
-            .inc();
+    pub(crate) fn count_rejection(&self, reason: Rejection) {
+        self.rejected.get_or_create(&reason.labels()).inc();
     }
 
     pub(crate) fn count_finished(&self, finished: &Finished) {
         self.requests.count(finished);
     }
+}
+
+/// Each reason is there from the start.
+fn rejected(registry: &mut Registry) -> Family<Labels, Counter> {
+    let family = Family::<Labels, Counter>::default();
+    for reason in [Rejection::QueueFull, Rejection::Memory] {
+        drop(family.get_or_create(&reason.labels()));
+    }
+    add(
+        registry,
+        "vllm:admission_rejections",
+        "Requests refused",
+        family,
+    )
 }
 
 fn cache_labels(limits: &Limits) -> Labels {
@@ -185,6 +201,18 @@ fn histogram(
 )]
 fn observe(histogram: &Histogram, count: usize) {
     histogram.observe(count as f64);
+}
+
+// === impl Rejection ===
+
+impl Rejection {
+    fn labels(self) -> Labels {
+        let reason = match self {
+            Self::QueueFull => "queue_full",
+            Self::Memory => "memory",
+        };
+        vec![("reason", reason.to_owned())]
+    }
 }
 
 fn count(count: usize) -> i64 {

@@ -12,13 +12,15 @@ use berth_engine_model::cpu::Unserved;
 use berth_engine_model::source::{GgufTokenizer, ModelSource, OpenError, TokenizerFiles};
 use berth_engine_text::{ChatTemplate, GgufVocab, LoadError, TemplateError, Tokenizer};
 
-use crate::args::{Device, ModelArgs};
+use crate::args::{Device, GenerationConfig, ModelArgs};
 use crate::assign::{self, Identity, Places, read_machine};
 use crate::rank::LoadBackend;
 
 mod choice;
+mod defaults;
 
 pub(crate) use choice::Choice;
+pub(crate) use defaults::Defaults;
 
 /// KV cache when nothing is said: SmolLM2-135M gets 46,000 tokens of it in bf16, half of that in
 /// the reference backend, which has f32.
@@ -45,6 +47,8 @@ pub(crate) struct ModelText {
     pub(crate) template: Option<Arc<ChatTemplate>>,
     /// Tokens that end an answer.
     pub(crate) eos: Vec<TokenId>,
+    /// Sampling where requests say nothing.
+    pub(crate) defaults: Defaults,
 }
 
 /// Why a model cannot be run as asked.
@@ -83,6 +87,9 @@ pub enum Error {
         #[source]
         source: TemplateError,
     },
+    /// The recommended sampling is not sound.
+    #[error("reading the model's default sampling")]
+    Defaults(#[from] defaults::Error),
     /// There are no ranks.
     #[error("deciding where ranks run")]
     Assign(#[from] assign::Error),
@@ -150,7 +157,7 @@ pub(crate) fn open(args: &ModelArgs) -> Result<Model, Error> {
     let backend = choice::choose(args, &source, places.places.len())?;
     let (limits, cache) = limits(args, config, backend)?;
     Ok(Model {
-        text: text(&source)?,
+        text: text(&source, args.generation_config)?,
         limits,
         places,
         name: name_of(args),
@@ -236,7 +243,11 @@ fn limits(
     ))
 }
 
-fn text(source: &ModelSource) -> Result<ModelText, Error> {
+fn text(source: &ModelSource, config: GenerationConfig) -> Result<ModelText, Error> {
+    let defaults = match (config, source.tokenizer()) {
+        (GenerationConfig::Auto, TokenizerFiles::Folder(folder)) => Defaults::read(folder)?,
+        _ => Defaults::default(),
+    };
     let model = || source.path().display().to_string();
     let loaded = match source.tokenizer() {
         TokenizerFiles::Gguf(gguf) => Tokenizer::from_gguf(vocab(gguf)),
@@ -262,6 +273,7 @@ fn text(source: &ModelSource) -> Result<ModelText, Error> {
         tokenizer: Arc::new(tokenizer),
         template: template.map(Arc::new),
         eos,
+        defaults,
     })
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::app::App;
 use crate::args::ServeArgs;
+use crate::budget::Budget;
 use crate::http;
 use crate::http::error::describe;
 use crate::lifecycle::Lifecycle;
@@ -110,6 +111,7 @@ pub(crate) fn start(
         lifecycle: Arc::clone(&lifecycle),
         metrics,
         inbox,
+        memory: Budget::new(args.max_request_memory),
         next_id: AtomicU64::new(0),
     });
     let server = http::server(listener, app).map_err(Error::Start)?;

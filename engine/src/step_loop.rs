@@ -14,7 +14,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::thread;
 use std::time::{Duration, Instant};
 
-use berth_engine_core::batch::{SequenceId, StepBatch, TokenId};
+use berth_engine_core::batch::{SequenceId, StepBatch};
+use berth_engine_core::sampling::Choice;
 use berth_engine_core::schedule::{Limits, Output, Rejected, Scheduler};
 use berth_engine_core::sequence::{FinishReason, Request};
 use tokio::sync::{mpsc, oneshot};
@@ -38,9 +39,9 @@ pub(crate) struct Submission {
 }
 
 /// One new token on its way to a client.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Token {
-    pub(crate) token: TokenId,
+    pub(crate) chosen: Choice,
     pub(crate) finish: Option<FinishReason>,
     /// When the sequence was first part of a step.
     pub(crate) scheduled: Instant,
@@ -209,7 +210,11 @@ impl StepLoop {
 
     fn deliver(&mut self, output: Output) {
         let Output {
-            id, token, finish, ..
+            id,
+            token,
+            logprob,
+            top_logprobs,
+            finish,
         } = output;
         let Some(client) = self.clients.get(&id) else {
             return;
@@ -220,7 +225,11 @@ impl StepLoop {
         let delivered = client
             .tokens
             .try_send(Token {
-                token,
+                chosen: Choice {
+                    token,
+                    logprob,
+                    top_logprobs,
+                },
                 finish,
                 scheduled,
             })

@@ -1,18 +1,20 @@
 //! `POST /v1/completions`.
 
+use std::sync::Arc;
+
 use actix_web::HttpResponse;
-use actix_web::web::{self, Data, Json};
+use actix_web::web::{self, Data};
 use berth_engine_core::batch::TokenId;
-use berth_engine_text::Tokenizer;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::RequestId;
+use super::body::Body;
 use super::chat::interrupted;
 use super::error::{ApiError, describe};
 use super::fields::Fields;
-use super::options::Options;
+use super::options::{Cut, Options};
 use super::reply::{Endpoint, Header};
-use crate::app::App;
+use crate::app::{App, Prompt};
 
 /// OpenAI's default on this endpoint.
 const MAX_TOKENS_DEFAULT: usize = 16;
@@ -20,73 +22,99 @@ const PROMPTS_MAX: usize = 1024;
 
 /// One prompt, before it is encoded.
 #[derive(Debug, PartialEq, Eq)]
-enum Prompt {
+enum Asked {
     Text(String),
     Tokens(Vec<TokenId>),
+}
+
+/// How prompts are encoded.
+struct Encoder {
+    add_special: bool,
+    skip_special: bool,
+    echo: bool,
+    cut: Cut,
+    app: Arc<App>,
 }
 
 pub(super) async fn create(
     app: Data<App>,
     id: RequestId,
-    body: Json<Map<String, Value>>,
+    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let in_flight = app.admit()?;
-    let mut fields = Fields(body.into_inner());
+    let Body { mut fields, share } = body;
     app.check_model(fields.take("model")?)?;
     fields.refuse_unimplemented_in_completions()?;
-    let header = Header::take(&mut fields, Endpoint::Completions, &app, id)?;
-    let mut options = Options::take(&mut fields)?;
-    let prompts = Prompt::take_all(&mut fields)?;
-    let add_special = fields.take("add_special_tokens")?.unwrap_or(true);
-    let inner = app.clone().into_inner();
-    let encode = move || {
-        encode(
-            prompts,
-            add_special,
-            &inner.text.tokenizer,
-            inner.vocab_size,
-        )
+    let mut options = Options::take(&mut fields, Endpoint::Completions, &app.text.defaults)?;
+    let header = Header::take(
+        &mut fields,
+        Endpoint::Completions,
+        (&app, options.shown),
+        id,
+    )?;
+    let prompts = Asked::take_all(&mut fields)?;
+    let encoder = Encoder {
+        add_special: fields.take("add_special_tokens")?.unwrap_or(true),
+        skip_special: options.skip_special,
+        echo: options.echo,
+        cut: options.cut(&app.limits),
+        app: app.clone().into_inner(),
     };
+    let encode = move || encoder.encode_all(prompts);
     let prompts = web::block(encode).await.map_err(interrupted)??;
+    drop(share);
+    let longest = prompts.iter().map(|prompt| prompt.tokens.len()).max();
+    // Less than the usual where the longest prompt leaves less room.
+    let room = app
+        .limits
+        .max_model_len
+        .saturating_sub(longest.unwrap_or(0));
     options
         .max_tokens
-        .get_or_insert(default_max_tokens(&app, &prompts));
+        .or_at_most(Some(MAX_TOKENS_DEFAULT), room);
     let generation = app.generate(in_flight, prompts, &options).await?;
     header.respond(generation, &options).await
 }
 
-/// Less than the usual where the longest prompt leaves less room.
-fn default_max_tokens(app: &App, prompts: &[Vec<TokenId>]) -> usize {
-    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    MAX_TOKENS_DEFAULT
-        .min(app.limits.max_model_len.saturating_sub(longest))
-        .max(1)
-}
+// === impl Encoder ===
 
-fn encode(
-    prompts: Vec<Prompt>,
-    add_special: bool,
-    tokenizer: &Tokenizer,
-    vocab_size: usize,
-) -> Result<Vec<Vec<TokenId>>, ApiError> {
-    let one = |prompt| match prompt {
-        Prompt::Text(text) => tokenizer
-            .encode(&text, add_special)
-            .map_err(|error| ApiError::invalid("prompt", describe(&error))),
-        Prompt::Tokens(ids) => match ids.iter().find(|id| **id as usize >= vocab_size) {
+impl Encoder {
+    fn encode_all(&self, prompts: Vec<Asked>) -> Result<Vec<Prompt>, ApiError> {
+        prompts.into_iter().map(|it| self.encode(it)).collect()
+    }
+
+    fn encode(&self, prompt: Asked) -> Result<Prompt, ApiError> {
+        let tokenizer = &self.app.text.tokenizer;
+        let mut tokens = match prompt {
+            Asked::Text(text) => tokenizer
+                .encode(&text, self.add_special)
+                .map_err(|error| ApiError::invalid("prompt", describe(&error)))?,
+            Asked::Tokens(ids) => self.checked(ids)?,
+        };
+        self.cut.apply(&mut tokens);
+        let echo = if self.echo {
+            tokenizer.decode(&tokens, self.skip_special)
+        } else {
+            String::new()
+        };
+        Ok(Prompt { tokens, echo })
+    }
+
+    fn checked(&self, ids: Vec<TokenId>) -> Result<Vec<TokenId>, ApiError> {
+        let vocab_size = self.app.vocab_size;
+        match ids.iter().find(|id| **id as usize >= vocab_size) {
             Some(id) => Err(ApiError::invalid(
                 "prompt",
                 format!("token {id} is not among the {vocab_size} of the vocabulary"),
             )),
             None => Ok(ids),
-        },
-    };
-    prompts.into_iter().map(one).collect()
+        }
+    }
 }
 
-// === impl Prompt ===
+// === impl Asked ===
 
-impl Prompt {
+impl Asked {
     /// A string, a list of strings, a list of token ids, or a list of lists of them.
     fn take_all(fields: &mut Fields) -> Result<Vec<Self>, ApiError> {
         let fault = |message: &str| Err(ApiError::invalid("prompt", message));
@@ -134,19 +162,19 @@ mod tests {
 
     use super::*;
 
-    fn take(prompt: Value) -> Result<Vec<Prompt>, ApiError> {
-        Prompt::take_all(&mut Fields(
+    fn take(prompt: Value) -> Result<Vec<Asked>, ApiError> {
+        Asked::take_all(&mut Fields(
             json!({ "prompt": prompt }).as_object().unwrap().clone(),
         ))
     }
 
     #[test]
     fn a_prompt_has_four_forms() {
-        let text = |text: &str| Prompt::Text(text.to_owned());
+        let text = |text: &str| Asked::Text(text.to_owned());
         assert_eq!(take(json!("a")).unwrap(), [text("a")]);
         assert_eq!(take(json!(["a", "b"])).unwrap(), [text("a"), text("b")]);
-        assert_eq!(take(json!([1, 2])).unwrap(), [Prompt::Tokens(vec![1, 2])]);
-        let lists = [Prompt::Tokens(vec![1]), Prompt::Tokens(vec![2, 3])];
+        assert_eq!(take(json!([1, 2])).unwrap(), [Asked::Tokens(vec![1, 2])]);
+        let lists = [Asked::Tokens(vec![1]), Asked::Tokens(vec![2, 3])];
         assert_eq!(take(json!([[1], [2, 3]])).unwrap(), lists);
     }
 

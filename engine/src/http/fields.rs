@@ -5,6 +5,8 @@ use serde_json::{Map, Value};
 
 use super::error::ApiError;
 
+mod place;
+
 /// A JSON object from a client. `null` is the same as absent; unknown fields are ignored.
 #[derive(Debug)]
 pub(crate) struct Fields(pub(crate) Map<String, Value>);
@@ -26,51 +28,58 @@ use Neutral::{Empty, False, Null, Number, Text, TextFormat, True};
 
 /// Known to OpenAI or vLLM, for both completion endpoints, with vLLM's defaults.
 const UNIMPLEMENTED: &[(&str, Neutral)] = &[
-    ("allowed_token_ids", Null),
-    ("bad_words", Empty),
     ("cache_salt", Null),
-    ("echo", False),
-    ("frequency_penalty", Number(0.0)),
     ("kv_transfer_params", Null),
     ("length_penalty", Number(1.0)),
-    ("logit_bias", Empty),
     ("logprob_token_ids", Null),
-    ("min_p", Number(0.0)),
-    ("presence_penalty", Number(0.0)),
     ("priority", Number(0.0)),
     ("prompt_logprobs", Null),
     ("repetition_detection", Null),
-    ("repetition_penalty", Number(1.0)),
     ("response_format", TextFormat),
-    ("return_token_ids", False),
-    ("return_tokens_as_token_ids", False),
     ("session_id", Null),
     ("spaces_between_special_tokens", True),
     ("stream_interval", Number(1.0)),
     ("structured_outputs", Null),
     ("thinking_token_budget", Null),
-    ("truncate_prompt_tokens", Null),
     ("use_beam_search", False),
     ("vllm_xargs", Null),
 ];
 
 const UNIMPLEMENTED_IN_CHAT: &[(&str, Neutral)] = &[
     ("chat_template", Null),
-    ("continue_final_message", False),
+    ("audio", Null),
     ("documents", Null),
-    ("logprobs", False),
+    ("function_call", Text("none")),
+    ("functions", Empty),
     ("parallel_tool_calls", True),
     ("reasoning_effort", Null),
     ("tool_choice", Text("none")),
     ("tools", Empty),
-    ("top_logprobs", Number(0.0)),
 ];
 
-const UNIMPLEMENTED_IN_COMPLETIONS: &[(&str, Neutral)] = &[("logprobs", Null), ("suffix", Null)];
+const UNIMPLEMENTED_IN_COMPLETIONS: &[(&str, Neutral)] =
+    &[("best_of", Number(1.0)), ("suffix", Null)];
 
 // === impl Fields ===
 
 impl Fields {
+    /// # Errors
+    /// When `body` is not one JSON object; names the field in which it stops being one.
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, ApiError> {
+        serde_json::from_slice(body).map(Self).map_err(|error| {
+            let lines = body.split_inclusive(|byte| *byte == b'\n');
+            let before: usize = lines
+                .take(error.line().saturating_sub(1))
+                .map(<[u8]>::len)
+                .sum();
+            ApiError::Invalid {
+                message: format!("the body is no JSON object: {error}"),
+                // The column is that of the last byte read.
+                param: place::field_at(body, (before + error.column()).saturating_sub(1)),
+            }
+        })
+    }
+
     /// The field's value, or none where it is absent or null.
     ///
     /// # Errors
@@ -161,18 +170,37 @@ mod tests {
 
     #[test]
     fn what_a_field_means_when_absent_may_be_said() {
-        check("frequency_penalty", json!(0), false);
-        check("frequency_penalty", json!(0.5), true);
-        check("repetition_penalty", json!(1.0), false);
-        check("logit_bias", json!({}), false);
+        check("priority", json!(0), false);
+        check("priority", json!(5), true);
+        check("length_penalty", json!(1.0), false);
         check("tools", json!([]), false);
         check("tools", json!([{"type": "function"}]), true);
         check("tool_choice", json!("none"), false);
         check("tool_choice", json!("auto"), true);
         check("response_format", json!({"type": "text"}), false);
         check("response_format", json!({"type": "json_object"}), true);
-        check("logprobs", json!(false), false);
         check("something_nobody_knows", json!(1), false);
+    }
+
+    #[test]
+    fn a_body_that_is_no_json_names_the_field_where_it_ends() {
+        let deep = format!("{{\"messages\": {}", "[".repeat(5000));
+        let cases: [(&[u8], Option<&str>); 7] = [
+            (b"{\"n\": 1, \"temperature\": NaN}", Some("temperature")),
+            (b"{\"top_p\":\n -Infinity}", Some("top_p")),
+            (b"{\"temperature\": 1e999, \"n\": 1}", Some("temperature")),
+            (deep.as_bytes(), Some("messages")),
+            (b"{\"prompt\": \"\xff\"}", Some("prompt")),
+            (b"[1]", None),
+            (b"", None),
+        ];
+        for (body, param) in cases {
+            let error = Fields::parse(body).unwrap_err();
+            let shown = String::from_utf8_lossy(&body[..body.len().min(40)]);
+            assert_eq!(error.body()["error"]["param"], json!(param), "{shown}");
+        }
+        let fields = Fields::parse(b"{\"n\": 1}").unwrap();
+        assert_eq!(fields.0.len(), 1);
     }
 
     #[test]

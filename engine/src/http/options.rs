@@ -2,11 +2,26 @@
 
 use berth_engine_core::batch::TokenId;
 use berth_engine_core::sampling::Sampling;
+use berth_engine_core::schedule::Limits;
 use berth_engine_text::StopStrings;
 use serde_json::Value;
 
 use super::error::ApiError;
 use super::fields::Fields;
+use super::reply::Endpoint;
+use crate::model::Defaults;
+use logprobs::Shown;
+use rules::AskedRules;
+use truncate::Truncate;
+
+pub(crate) mod logprobs;
+mod numbers;
+pub(crate) mod rules;
+mod sampling;
+mod truncate;
+
+#[cfg(test)]
+mod tests;
 
 /// OpenAI's bound.
 const STOP_MAX: usize = 4;
@@ -18,11 +33,11 @@ const STOP_TOKEN_IDS_MAX: usize = 256;
 /// How answers are to be made.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    /// Its seed is set for each sequence.
+    /// Its seed is set for each sequence, its rules once the vocabulary is at hand.
     pub(crate) sampling: Sampling,
+    pub(crate) rules: AskedRules,
     pub(crate) seed: Option<u64>,
-    /// Absent: as many as there is room for.
-    pub(crate) max_tokens: Option<usize>,
+    pub(crate) max_tokens: MaxTokens,
     pub(crate) min_tokens: usize,
     pub(crate) stop: StopStrings,
     pub(crate) stop_token_ids: Vec<TokenId>,
@@ -32,72 +47,95 @@ pub(crate) struct Options {
     pub(crate) include_stop: bool,
     pub(crate) skip_special: bool,
     pub(crate) stream: bool,
-    pub(crate) include_usage: bool,
+    pub(crate) usage: StreamUsage,
+    /// What is shown of tokens beside their text.
+    pub(crate) shown: Shown,
+    /// Whether the answer begins with what it continues.
+    pub(crate) echo: bool,
+    pub(crate) truncate: Truncate,
+}
+
+/// How long an answer may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MaxTokens {
+    /// Absent: as many as there is room for.
+    pub(crate) count: Option<usize>,
+    /// Which of the two fields said it.
+    pub(crate) field: &'static str,
+}
+
+/// When a stream tells what it used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StreamUsage {
+    /// In a chunk of its own, at the end.
+    pub(crate) at_end: bool,
+    /// In every chunk.
+    pub(crate) always: bool,
+}
+
+/// What prompts may keep.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut {
+    truncate: Truncate,
+    /// Tokens that leave room for the answer.
+    room: usize,
+}
+
+// === impl Cut ===
+
+impl Cut {
+    pub(crate) fn apply(self, tokens: &mut Vec<TokenId>) {
+        self.truncate.apply(tokens, self.room);
+    }
 }
 
 // === impl Options ===
 
 impl Options {
-    pub(crate) fn take(fields: &mut Fields) -> Result<Self, ApiError> {
-        let max_tokens = max_tokens(fields)?;
+    /// # Errors
+    /// Names the field that is wrong.
+    pub(crate) fn take(
+        fields: &mut Fields,
+        endpoint: Endpoint,
+        defaults: &Defaults,
+    ) -> Result<Self, ApiError> {
+        let max_tokens = MaxTokens::take(fields)?;
         let min_tokens = fields.take("min_tokens")?.unwrap_or(0);
-        if max_tokens.is_some_and(|max_tokens| min_tokens > max_tokens) {
+        if max_tokens.count.is_some_and(|most| min_tokens > most) {
             return Err(ApiError::invalid(
                 "min_tokens",
                 "`min_tokens` is above `max_tokens`",
             ));
         }
         let stream = fields.take("stream")?.unwrap_or(false);
+        let shown = Shown::take(fields, endpoint)?;
         Ok(Self {
-            sampling: sampling(fields)?,
+            sampling: sampling::take(fields, defaults, shown.top_logprob_count)?,
+            rules: AskedRules::take(fields)?,
             seed: fields.take::<i64>("seed")?.map(i64::cast_unsigned),
             max_tokens,
             min_tokens,
             stop: stop(fields)?,
             stop_token_ids: stop_token_ids(fields)?,
             ignore_eos: fields.take("ignore_eos")?.unwrap_or(false),
-            choice_count: within(fields, "n", 1..=CHOICES_MAX)?.unwrap_or(1),
+            choice_count: numbers::within(fields, "n", 1..=CHOICES_MAX)?.unwrap_or(1),
             include_stop: fields.take("include_stop_str_in_output")?.unwrap_or(false),
             skip_special: fields.take("skip_special_tokens")?.unwrap_or(true),
             stream,
-            include_usage: include_usage(fields, stream)?,
+            usage: StreamUsage::take(fields, stream)?,
+            echo: echo(fields, &shown)?,
+            truncate: Truncate::take(fields)?,
+            shown,
         })
     }
-}
 
-fn max_tokens(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
-    let older = within(fields, "max_tokens", 1..=usize::MAX)?;
-    Ok(within(fields, "max_completion_tokens", 1..=usize::MAX)?.or(older))
-}
-
-fn sampling(fields: &mut Fields) -> Result<Sampling, ApiError> {
-    let temperature = fields.take("temperature")?.unwrap_or(1.0_f32);
-    if !(temperature.is_finite() && temperature >= 0.0) {
-        return Err(ApiError::invalid(
-            "temperature",
-            "`temperature` must be 0 or more",
-        ));
+    pub(crate) fn cut(&self, limits: &Limits) -> Cut {
+        let answer = self.max_tokens.count.unwrap_or(1);
+        Cut {
+            truncate: self.truncate,
+            room: limits.max_model_len.saturating_sub(answer),
+        }
     }
-    let top_p = fields.take("top_p")?.unwrap_or(1.0_f32);
-    if !(top_p > 0.0 && top_p <= 1.0) {
-        return Err(ApiError::invalid(
-            "top_p",
-            "`top_p` must be above 0 and at most 1",
-        ));
-    }
-    // -1 keeps all, as 0 does.
-    let top_k = match fields.take::<i64>("top_k")?.unwrap_or(0) {
-        -1 => 0,
-        top_k => u32::try_from(top_k).map_err(|_| {
-            ApiError::invalid("top_k", "`top_k` must be -1, 0 or a number of tokens")
-        })?,
-    };
-    Ok(Sampling {
-        temperature,
-        top_p,
-        top_k,
-        ..Sampling::default()
-    })
 }
 
 fn stop(fields: &mut Fields) -> Result<StopStrings, ApiError> {
@@ -126,108 +164,61 @@ fn stop_token_ids(fields: &mut Fields) -> Result<Vec<TokenId>, ApiError> {
     Ok(ids)
 }
 
-fn include_usage(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {
-    let Some(options) = fields.take("stream_options")? else {
-        return Ok(false);
-    };
-    if !stream {
-        let message = "`stream_options` needs `stream` to be true";
-        return Err(ApiError::invalid("stream_options", message));
+/// Log-probabilities of the prompt's tokens are not computed.
+fn echo(fields: &mut Fields, shown: &Shown) -> Result<bool, ApiError> {
+    let echo = fields.take("echo")?.unwrap_or(false);
+    if echo && shown.logprobs {
+        let message = "`echo` together with `logprobs` is not implemented yet";
+        return Err(ApiError::invalid("echo", message));
     }
-    let mut options = Fields(options);
-    if options.take("continuous_usage_stats")?.unwrap_or(false) {
-        let message = "`stream_options.continuous_usage_stats` is not implemented yet";
-        return Err(ApiError::invalid("stream_options", message));
-    }
-    Ok(options.take("include_usage")?.unwrap_or(false))
+    Ok(echo)
 }
 
-fn within(
-    fields: &mut Fields,
-    name: &str,
-    range: std::ops::RangeInclusive<usize>,
-) -> Result<Option<usize>, ApiError> {
-    match fields.take::<usize>(name)? {
-        Some(number) if !range.contains(&number) => {
-            let (least, most) = (range.start(), range.end());
-            let most = if *most == usize::MAX {
-                String::new()
-            } else {
-                format!(" and at most {most}")
-            };
-            Err(ApiError::invalid(
-                name,
-                format!("`{name}` must be at least {least}{most}"),
-            ))
+// === impl MaxTokens ===
+
+impl MaxTokens {
+    fn take(fields: &mut Fields) -> Result<Self, ApiError> {
+        let older = numbers::within(fields, "max_tokens", 1..=usize::MAX)?;
+        let newer = numbers::within(fields, "max_completion_tokens", 1..=usize::MAX)?;
+        let field = match newer {
+            Some(_) => "max_completion_tokens",
+            None => "max_tokens",
+        };
+        Ok(Self {
+            count: newer.or(older),
+            field,
+        })
+    }
+
+    /// Where the request says nothing, the default, or less where there is less room.
+    pub(crate) fn or_at_most(&mut self, default: Option<usize>, room: usize) {
+        self.count = self
+            .count
+            .or(default.map(|default| default.min(room).max(1)));
+    }
+}
+
+// === impl StreamUsage ===
+
+impl StreamUsage {
+    fn take(fields: &mut Fields, stream: bool) -> Result<Self, ApiError> {
+        let Some(options) = fields.take("stream_options")? else {
+            return Ok(Self::default());
+        };
+        if !stream {
+            let message = "`stream_options` needs `stream` to be true";
+            return Err(ApiError::invalid("stream_options", message));
         }
-        number => Ok(number),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn take(body: Value) -> Result<Options, ApiError> {
-        Options::take(&mut Fields(body.as_object().unwrap().clone()))
-    }
-
-    #[track_caller]
-    fn check_refused(body: Value, param: &str, sentence: &str) {
-        let error = take(body).unwrap_err();
-        assert!(error.to_string().contains(sentence), "{error}");
-        assert_eq!(error.body()["error"]["param"], param);
-    }
-
-    #[test]
-    fn values_out_of_range_are_named() {
-        check_refused(json!({"temperature": -0.5}), "temperature", "0 or more");
-        check_refused(json!({"top_p": 0}), "top_p", "above 0");
-        check_refused(json!({"top_k": -2}), "top_k", "-1, 0 or");
-        check_refused(json!({"n": 0}), "n", "at least 1 and at most 128");
-        check_refused(json!({"max_tokens": 0}), "max_tokens", "at least 1");
-        check_refused(
-            json!({"max_tokens": 2, "min_tokens": 3}),
-            "min_tokens",
-            "above",
-        );
-        check_refused(
-            json!({"stop": ["a", "b", "c", "d", "e"]}),
-            "stop",
-            "4 strings",
-        );
-        check_refused(json!({"stop": ""}), "stop", "empty");
-        check_refused(json!({"stop": [1]}), "stop", "list of strings");
-        check_refused(
-            json!({"stream_options": {}}),
-            "stream_options",
-            "needs `stream`",
-        );
-        check_refused(
-            json!({"stop_token_ids": [-1]}),
-            "stop_token_ids",
-            "invalid value",
-        );
-    }
-
-    #[test]
-    fn defaults_are_vllms() {
-        let options = take(json!({})).unwrap();
-        assert_eq!(options.sampling, Sampling::default());
-        assert_eq!(
-            (options.max_tokens, options.min_tokens, options.choice_count),
-            (None, 0, 1)
-        );
-        assert!(options.skip_special && !options.stream && !options.include_stop);
-    }
-
-    #[test]
-    fn the_newer_name_of_max_tokens_wins_and_seeds_may_be_negative() {
-        let body = json!({"max_tokens": 3, "max_completion_tokens": 5, "seed": -1, "top_k": -1});
-        let options = take(body).unwrap();
-        assert_eq!(options.max_tokens, Some(5));
-        assert_eq!((options.seed, options.sampling.top_k), (Some(u64::MAX), 0));
+        let mut options = Fields(options);
+        let mut flag = |name: &str| match options.take::<bool>(name) {
+            Ok(flag) => Ok(flag.unwrap_or(false)),
+            Err(error) => Err(ApiError::invalid("stream_options", error.to_string())),
+        };
+        let at_end = flag("include_usage")?;
+        Ok(Self {
+            at_end,
+            // As in vLLM, only together with the first.
+            always: flag("continuous_usage_stats")? && at_end,
+        })
     }
 }

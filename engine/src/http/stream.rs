@@ -11,8 +11,9 @@ use futures::stream::{Stream, unfold};
 use serde_json::Value;
 
 use super::error::ApiError;
+use super::options::StreamUsage;
 use super::reply::{Header, broken};
-use crate::generation::Generation;
+use crate::generation::{Generation, Piece};
 
 const DONE: &str = "data: [DONE]\n\n";
 
@@ -29,19 +30,15 @@ enum Stage {
 struct Events {
     header: Header,
     generation: Generation,
-    include_usage: bool,
+    usage: StreamUsage,
     stage: Stage,
 }
 
-pub(super) fn response(
-    header: Header,
-    generation: Generation,
-    include_usage: bool,
-) -> HttpResponse {
+pub(super) fn response(header: Header, generation: Generation, usage: StreamUsage) -> HttpResponse {
     let events = Events {
         header,
         generation,
-        include_usage,
+        usage,
         stage: Stage::Opening,
     };
     HttpResponse::Ok()
@@ -66,7 +63,7 @@ impl Events {
         match self.stage {
             Stage::Opening => {
                 self.stage = Stage::Running;
-                let opening = self.header.opening(self.generation.choice_count());
+                let opening = self.header.opening(&self.generation);
                 if opening.is_empty() {
                     return self.running().await;
                 }
@@ -81,8 +78,11 @@ impl Events {
     async fn running(&mut self) -> Option<String> {
         loop {
             match self.generation.next().await {
-                Some(Ok(piece)) if piece.text.is_empty() && piece.end.is_none() => {}
-                Some(Ok(piece)) => return Some(self.event(self.header.piece(&piece))),
+                Some(Ok(piece)) if !self.shows(&piece) => {}
+                Some(Ok(piece)) => {
+                    let chunk = self.header.piece(&piece, &self.generation);
+                    return Some(self.event(chunk));
+                }
                 Some(Err(_)) => {
                     self.stage = Stage::Ended;
                     return Some(failure(&broken()));
@@ -95,8 +95,12 @@ impl Events {
         }
     }
 
+    fn shows(&self, piece: &Piece) -> bool {
+        !piece.text.is_empty() || piece.end.is_some() || self.header.shows_every_token()
+    }
+
     fn closing(&self) -> String {
-        if !self.include_usage {
+        if !self.usage.at_end {
             return DONE.to_owned();
         }
         let mut chunk = self.header.chunk(vec![]);
@@ -104,9 +108,11 @@ impl Events {
         format!("data: {chunk}\n\n{DONE}")
     }
 
-    /// With usage asked for, every chunk before the last says that it has none.
+    /// With usage asked for at the end, every chunk before that says that it has none.
     fn event(&self, mut chunk: Value) -> String {
-        if self.include_usage {
+        if self.usage.always {
+            chunk["usage"] = self.generation.usage();
+        } else if self.usage.at_end {
             chunk["usage"] = Value::Null;
         }
         format!("data: {chunk}\n\n")

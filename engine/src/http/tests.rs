@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use fixture::{Answer, Fixture};
 
+mod fields;
 mod fixture;
+mod tokens;
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use berth_engine_core::batch::{Sampled, StepBatch, StepSequence, TokenId};
+use berth_engine_core::sampling::TokenLogprob;
 use berth_engine_core::schedule::Limits;
 use berth_engine_model::backend::{Backend, Shard, StepError};
 use berth_engine_text::{ChatTemplate, GgufVocab, Tokenizer};
@@ -19,7 +20,7 @@ use serde_json::Value;
 use crate::args::{Args, Command, ServeArgs};
 use crate::assign::{self, Identity};
 use crate::lifecycle::Lifecycle;
-use crate::model::{Choice, Model, ModelText};
+use crate::model::{Choice, Defaults, Model, ModelText};
 use crate::serve;
 
 const END: TokenId = 29;
@@ -181,6 +182,7 @@ fn model(alphabet: &Arc<Alphabet>) -> Model {
             tokenizer,
             template: Some(Arc::new(template)),
             eos: vec![END],
+            defaults: Defaults::default(),
         },
         limits: Limits {
             max_num_seqs: 4,
@@ -294,8 +296,14 @@ fn spell(sequence: &StepSequence) -> Option<Sampled> {
     Some(Sampled {
         id: sequence.id,
         token,
-        logprob: 0.0,
-        top_logprobs: vec![],
+        logprob: -0.5,
+        top_logprobs: (0..row.sampling.top_logprob_count)
+            .zip(1_u8..)
+            .map(|(rank, place)| TokenLogprob {
+                token: u32::try_from(rank).unwrap(),
+                logprob: -0.25 * f32::from(place),
+            })
+            .collect(),
     })
 }
 
