@@ -25,6 +25,7 @@ pub mod assemble;
 pub mod feature_file;
 #[cfg(test)]
 mod fixtures;
+mod grouped;
 pub mod history;
 pub mod listen;
 pub mod metrics;

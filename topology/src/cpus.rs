@@ -18,6 +18,9 @@ pub struct CpuList(
     Vec<Run>,
 );
 
+/// Other small numbers in the same form: of NVLinks, GPUs, NUMA nodes.
+pub type NumberList = CpuList;
+
 /// CPUs in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Run {

@@ -3,14 +3,14 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::cpus::CpuList;
+use crate::cpus::{CpuList, NumberList};
 
 /// NVLinks of one GPU that are alike.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NvLinks {
     /// Their numbers, as a list: `0-17`.
-    pub links: CpuList,
+    pub links: NumberList,
     /// Whether they are up (`nvmlDeviceGetNvLinkState`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<bool>,
@@ -31,7 +31,7 @@ pub struct NvLinks {
 #[serde(rename_all = "camelCase")]
 pub struct PeerAccess {
     /// The others' indices, as a list: `1-7`.
-    pub gpus: CpuList,
+    pub gpus: NumberList,
     /// Reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read: Option<String>,

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::cpus::CpuList;
+use crate::cpus::{CpuList, NumberList};
 use crate::details::{C2c, NvLinks, PeerAccess, PowerLimits, Temperatures};
 use crate::ids::{BusId, GpuIndex, GpuUuid, NumaId};
 use crate::open_enum::open_enum;
@@ -43,7 +43,7 @@ pub struct Gpu {
     /// NUMA nodes whose memory is near it (`nvmlDeviceGetMemoryAffinity`), as a list; absent where
     /// NVML does not say, or says just `numaNode`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory_affinity: Option<CpuList>,
+    pub memory_affinity: Option<NumberList>,
     /// The NUMA node that its own memory is (`nvmlDeviceGetNumaNodeId`: Grace only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_numa_node: Option<NumaId>,

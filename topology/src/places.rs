@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use crate::assignment::{self, ALLOCATION_ENV, Assignment, ContainerAssignment};
-use crate::cpus::CpuList;
+use crate::cpus::{CpuList, NumberList};
 
 mod split;
 
@@ -80,7 +80,7 @@ pub struct Machine {
     /// The first CPU of its core, by CPU; a CPU that is not here is a core of its own.
     pub core_of: BTreeMap<u32, u32>,
     /// Memory nodes that pages may come from.
-    pub memory_nodes: CpuList,
+    pub memory_nodes: NumberList,
 }
 
 /// One rank's place, decided.

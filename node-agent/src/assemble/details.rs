@@ -1,34 +1,23 @@
-//! What a GPU tells that placement does not read: each NVLink, peer access, limits, what it cannot tell.
+//! What a GPU tells that placement does not read: each NVLink, peer access, limits.
 
 use berth_topology::details::{C2c, NvLinks, PeerAccess, PowerLimits, Temperatures};
+use berth_topology::ids::GpuIndex;
 use berth_topology::raw::{Answer, RawGpu, RawNvLink};
 
 use super::Found;
 use super::gpu::Facts;
-use super::unknowns::NOT_SUPPORTED;
+use crate::grouped::grouped;
 
 /// Links that are alike, in the order of the first of each.
 pub(super) fn nvlinks(raw: &RawGpu) -> Vec<NvLinks> {
-    let mut groups: Vec<NvLinks> = Vec::new();
-    for (number, link) in (0_u32..).zip(&raw.nvlinks) {
-        let described = nvlink(link);
-        let number = [number].into_iter().collect();
-        let alike = groups.iter_mut().find(|group| {
-            **group
-                == NvLinks {
-                    links: group.links.clone(),
-                    ..described.clone()
-                }
-        });
-        match alike {
-            Some(group) => group.links = group.links.union(&number),
-            None => groups.push(NvLinks {
-                links: number,
-                ..described
-            }),
-        }
-    }
-    groups
+    let numbered = (0_u32..).zip(&raw.nvlinks);
+    grouped(numbered.map(|(number, link)| (nvlink(link), number)))
+        .into_iter()
+        .map(|(alike, numbers)| NvLinks {
+            links: numbers.into_iter().collect(),
+            ..alike
+        })
+        .collect()
 }
 
 /// A link of which nothing can be told is listed too: its number is what there is to say.
@@ -76,37 +65,32 @@ fn remote(kind: u32) -> &'static str {
     }
 }
 
-/// Of this GPU to each other one; those with the same answers together.
+/// Of this GPU to each other one; those with the same answers together, those without left out.
 pub(super) fn peer_access(gpu: &Found<'_>, found: &[Found<'_>]) -> Vec<PeerAccess> {
-    let mut groups: Vec<PeerAccess> = Vec::new();
-    for other in found.iter().filter(|other| other.index != gpu.index) {
-        let to = |answers: &[Answer<u32>]| {
-            let index = usize::try_from(other.index.0).ok()?;
-            answers.get(index)?.value().map(|status| access(*status))
-        };
-        let described = PeerAccess {
-            read: to(&gpu.raw.p2p_read),
-            write: to(&gpu.raw.p2p_write),
-            atomics: to(&gpu.raw.p2p_atomics),
-            ..PeerAccess::default()
-        };
-        if described == PeerAccess::default() {
-            continue;
-        }
-        let number = [other.index.0].into_iter().collect();
-        let alike = groups.iter_mut().find(|group| {
-            (&group.read, &group.write, &group.atomics)
-                == (&described.read, &described.write, &described.atomics)
-        });
-        match alike {
-            Some(group) => group.gpus = group.gpus.union(&number),
-            None => groups.push(PeerAccess {
-                gpus: number,
-                ..described
-            }),
-        }
+    let others = found.iter().filter(|other| other.index != gpu.index);
+    let described = others.map(|other| (to_peer(gpu.raw, other.index), other.index.0));
+    let told = described.filter(|(access, _)| *access != PeerAccess::default());
+    grouped(told)
+        .into_iter()
+        .map(|(alike, indices)| PeerAccess {
+            gpus: indices.into_iter().collect(),
+            ..alike
+        })
+        .collect()
+}
+
+/// Whom it is to is left open.
+fn to_peer(raw: &RawGpu, other: GpuIndex) -> PeerAccess {
+    let to = |answers: &[Answer<u32>]| {
+        let index = usize::try_from(other.0).ok()?;
+        answers.get(index)?.value().map(|status| access(*status))
+    };
+    PeerAccess {
+        read: to(&raw.p2p_read),
+        write: to(&raw.p2p_write),
+        atomics: to(&raw.p2p_atomics),
+        ..PeerAccess::default()
     }
-    groups
 }
 
 /// `nvmlGpuP2PStatus_t`.
@@ -126,7 +110,7 @@ fn access(status: u32) -> String {
 
 /// A GPU that has no such link says that it is off.
 pub(super) fn c2c(raw: &RawGpu, facts: &mut Facts<'_>) -> Option<C2c> {
-    let enabled = facts.optional("c2c", "nvmlDeviceGetC2cModeInfo", &raw.c2c_enabled)?;
+    let enabled = facts.feature("c2c", "nvmlDeviceGetC2cModeInfo", &raw.c2c_enabled)?;
     let links = facts.optional(
         "c2c links",
         "NVML_FI_DEV_C2C_LINK_COUNT",
@@ -137,17 +121,17 @@ pub(super) fn c2c(raw: &RawGpu, facts: &mut Facts<'_>) -> Option<C2c> {
 }
 
 pub(super) fn power(raw: &RawGpu, facts: &mut Facts<'_>) -> Option<PowerLimits> {
-    let default = facts.optional(
+    let default = facts.feature(
         "power default",
         "nvmlDeviceGetPowerManagementDefaultLimit",
         &raw.power_default_milliwatts,
     );
-    let enforced = facts.optional(
+    let enforced = facts.feature(
         "power enforced",
         "nvmlDeviceGetEnforcedPowerLimit",
         &raw.power_enforced_milliwatts,
     );
-    let range = facts.optional(
+    let range = facts.feature(
         "power range",
         "nvmlDeviceGetPowerManagementLimitConstraints",
         &raw.power_range_milliwatts,
@@ -164,7 +148,7 @@ pub(super) fn power(raw: &RawGpu, facts: &mut Facts<'_>) -> Option<PowerLimits> 
 pub(super) fn temperatures(raw: &RawGpu, facts: &mut Facts<'_>) -> Option<Temperatures> {
     let mut threshold = |fact: &str, answer| {
         let call = "nvmlDeviceGetTemperatureThreshold";
-        facts.optional(&format!("{fact} temperature"), call, answer)
+        facts.feature(&format!("{fact} temperature"), call, answer)
     };
     let temperatures = Temperatures {
         slowdown_celsius: threshold("slowdown", &raw.slowdown_celsius),
@@ -176,7 +160,7 @@ pub(super) fn temperatures(raw: &RawGpu, facts: &mut Facts<'_>) -> Option<Temper
 /// `nvmlGpuVirtualizationMode_t`; a GPU of bare metal has none.
 pub(super) fn virtualization(raw: &RawGpu, facts: &mut Facts<'_>) -> Option<String> {
     let call = "nvmlDeviceGetVirtualizationMode";
-    let text = match facts.optional("virtualization", call, &raw.virtualization_mode)? {
+    let text = match facts.feature("virtualization", call, &raw.virtualization_mode)? {
         0 => return None,
         1 => "passthrough",
         2 => "vgpu",
@@ -185,30 +169,4 @@ pub(super) fn virtualization(raw: &RawGpu, facts: &mut Facts<'_>) -> Option<Stri
         newer => return Some(format!("mode-{newer}")),
     };
     Some(text.to_owned())
-}
-
-/// Facts of which NVML says that the GPU does not have them.
-pub(super) fn not_supported(raw: &RawGpu) -> Vec<String> {
-    let answers = [
-        ("moduleId", raw.module_id.error()),
-        ("memoryNumaNode", raw.numa_node_id.error()),
-        ("nvlink", raw.nvlink_count.error()),
-        ("fabric", raw.fabric.error()),
-        ("mig", raw.mig_mode.error()),
-        ("c2c", raw.c2c_enabled.error()),
-        ("power default", raw.power_default_milliwatts.error()),
-        ("power enforced", raw.power_enforced_milliwatts.error()),
-        ("power range", raw.power_range_milliwatts.error()),
-        ("slowdown temperature", raw.slowdown_celsius.error()),
-        ("shutdown temperature", raw.shutdown_celsius.error()),
-        ("virtualization", raw.virtualization_mode.error()),
-        ("ecc", raw.ecc_uncorrected_volatile.error()),
-        ("remapped rows", raw.remapped_rows_pending.error()),
-        ("retired pages", raw.retired_pages_pending.error()),
-        ("recovery action", raw.recovery_action.error()),
-    ];
-    let absent = answers
-        .into_iter()
-        .filter(|(_, error)| *error == Some(NOT_SUPPORTED));
-    absent.map(|(fact, _)| fact.to_owned()).collect()
 }

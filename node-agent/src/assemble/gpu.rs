@@ -3,10 +3,10 @@
 use berth_topology::cpus::CpuList;
 use berth_topology::gpu::{Fabric, Gpu, Pcie};
 use berth_topology::ids::NumaId;
-use berth_topology::raw::{RawGpu, RawPci, RawSysfs};
+use berth_topology::raw::{Answer, RawGpu, RawPci, RawSysfs};
 
 use super::told::tame;
-use super::unknowns::Unknowns;
+use super::unknowns::{NOT_SUPPORTED, Unknowns};
 use super::{Found, details, fabric, mig};
 
 /// What one GPU and its PCI device tell. NVLink and health take the other GPUs: see the caller.
@@ -15,6 +15,7 @@ pub(crate) fn assemble(found: &Found<'_>, sysfs: &RawSysfs, unknowns: &mut Unkno
     let mut facts = Facts {
         gpu: format!("gpu {}", found.index),
         unknowns,
+        lacking: Vec::new(),
     };
     let pci = facts.pci(found, sysfs);
     let numa_node = facts.numa_node(raw, pci);
@@ -22,7 +23,7 @@ pub(crate) fn assemble(found: &Found<'_>, sysfs: &RawSysfs, unknowns: &mut Unkno
         uuid: found.uuid.clone(),
         index: found.index,
         minor: facts.value("minor", "nvmlDeviceGetMinorNumber", &raw.minor),
-        module_id: facts.optional("moduleId", "nvmlDeviceGetModuleId", &raw.module_id),
+        module_id: facts.feature("moduleId", "nvmlDeviceGetModuleId", &raw.module_id),
         model: facts
             .value("model", "nvmlDeviceGetName", &raw.name)
             .map(|name| tame(&name))
@@ -46,12 +47,12 @@ pub(crate) fn assemble(found: &Found<'_>, sysfs: &RawSysfs, unknowns: &mut Unkno
         memory_numa_node: raw.numa_node_id.value().copied().map(NumaId),
         cpus: facts.cpus(raw, pci),
         fabric: facts.fabric(raw),
+        mig: mig::assemble(raw, &mut facts),
         c2c: details::c2c(raw, &mut facts),
         power: details::power(raw, &mut facts),
         temperatures: details::temperatures(raw, &mut facts),
         virtualization: details::virtualization(raw, &mut facts),
-        not_supported: details::not_supported(raw),
-        mig: mig::assemble(raw, &facts.gpu.clone(), facts.unknowns),
+        not_supported: facts.into_lacking(raw),
         ..Gpu::default()
     }
 }
@@ -59,8 +60,10 @@ pub(crate) fn assemble(found: &Found<'_>, sysfs: &RawSysfs, unknowns: &mut Unkno
 /// Reads facts of one GPU and notes those that are unknown.
 pub(super) struct Facts<'a> {
     /// `gpu 0`.
-    gpu: String,
-    unknowns: &'a mut Unknowns,
+    pub(super) gpu: String,
+    pub(super) unknowns: &'a mut Unknowns,
+    /// What NVML says that it does not have.
+    lacking: Vec<String>,
 }
 
 // === impl Facts ===
@@ -70,12 +73,7 @@ impl Facts<'_> {
         self.unknowns.note(&format!("{}: {fact}", self.gpu), why);
     }
 
-    fn value<T: Clone>(
-        &mut self,
-        fact: &str,
-        call: &str,
-        answer: &berth_topology::raw::Answer<T>,
-    ) -> Option<T> {
+    fn value<T: Clone>(&mut self, fact: &str, call: &str, answer: &Answer<T>) -> Option<T> {
         self.unknowns
             .value(&format!("{}: {fact}", self.gpu), call, answer)
             .cloned()
@@ -85,11 +83,39 @@ impl Facts<'_> {
         &mut self,
         fact: &str,
         call: &str,
-        answer: &berth_topology::raw::Answer<T>,
+        answer: &Answer<T>,
     ) -> Option<T> {
         self.unknowns
             .optional(&format!("{}: {fact}", self.gpu), call, answer)
             .cloned()
+    }
+
+    /// As [`Facts::optional`], named among what the GPU lacks where it does.
+    pub(super) fn feature<T: Clone>(
+        &mut self,
+        fact: &str,
+        call: &str,
+        answer: &Answer<T>,
+    ) -> Option<T> {
+        self.note_lack(fact, answer);
+        self.optional(fact, call, answer)
+    }
+
+    fn note_lack<T>(&mut self, fact: &str, answer: &Answer<T>) {
+        if answer.error() == Some(NOT_SUPPORTED) {
+            self.lacking.push(fact.to_owned());
+        }
+    }
+
+    /// With what is read elsewhere, or without a complaint.
+    fn into_lacking(mut self, raw: &RawGpu) -> Vec<String> {
+        self.note_lack("memoryNumaNode", &raw.numa_node_id);
+        self.note_lack("nvlink", &raw.nvlink_count);
+        self.note_lack("ecc", &raw.ecc_uncorrected_volatile);
+        self.note_lack("remapped rows", &raw.remapped_rows_pending);
+        self.note_lack("retired pages", &raw.retired_pages_pending);
+        self.note_lack("recovery action", &raw.recovery_action);
+        self.lacking
     }
 
     /// Its device in sysfs.
@@ -184,7 +210,7 @@ impl Facts<'_> {
     }
 
     fn fabric(&mut self, raw: &RawGpu) -> Option<Fabric> {
-        let told = self.optional("fabric", "nvmlDeviceGetGpuFabricInfo", &raw.fabric)?;
+        let told = self.feature("fabric", "nvmlDeviceGetGpuFabricInfo", &raw.fabric)?;
         fabric::membership(&told)
     }
 }

@@ -4,15 +4,13 @@ use berth_topology::gpu::{Mig, MigInstance, MigPlacement};
 use berth_topology::ids::GpuUuid;
 use berth_topology::raw::{RawGpu, RawMigDevice};
 
+use super::gpu::Facts;
 use super::unknowns::Unknowns;
 
 /// Absent on GPUs without MIG.
-pub(crate) fn assemble(raw: &RawGpu, gpu: &str, unknowns: &mut Unknowns) -> Option<Mig> {
-    let mode = *unknowns.optional(
-        &format!("{gpu}: mig"),
-        "nvmlDeviceGetMigMode",
-        &raw.mig_mode,
-    )?;
+pub(super) fn assemble(raw: &RawGpu, facts: &mut Facts<'_>) -> Option<Mig> {
+    let mode = facts.feature("mig", "nvmlDeviceGetMigMode", &raw.mig_mode)?;
+    let (gpu, unknowns) = (&facts.gpu, &mut *facts.unknowns);
     let numbered = raw.mig_devices.iter().enumerate();
     let instances = numbered
         .filter_map(|(number, device)| instance(device, &format!("{gpu}: mig {number}"), unknowns))

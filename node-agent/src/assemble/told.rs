@@ -48,6 +48,9 @@ mod tests {
 
     use super::*;
     use crate::assemble::assemble;
+    use crate::fixtures::recorded_raw;
+
+    const MACHINE: &str = "dgx1-v100";
 
     /// Ten kilobytes that clear a terminal, end a line, and end a string.
     fn hostile() -> String {
@@ -64,17 +67,9 @@ mod tests {
         gpu
     }
 
-    fn recorded() -> RawMachine {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../machines/dgx1-v100.raw.json"
-        );
-        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-    }
-
     /// Hostile wherever a text of the machine is taken over.
     fn machine() -> RawMachine {
-        let mut raw = recorded();
+        let mut raw = recorded_raw(MACHINE);
         let text = || Answer::Value(hostile());
         gpu(&mut raw, 0).name = text();
         gpu(&mut raw, 1).uuid = text();
@@ -124,7 +119,7 @@ mod tests {
             assert!(text.chars().count() <= CHARS_MAX, "{text:?}");
         });
         let json = json.to_string();
-        let sound = serde_json::to_string(&assemble(&recorded())).unwrap();
+        let sound = serde_json::to_string(&assemble(&recorded_raw(MACHINE))).unwrap();
         let unknowns = status.unknowns.len();
         let bound = sound.len() + (unknowns + 64) * 4 * CHARS_MAX;
         assert!(json.len() < bound, "{} bytes", json.len());

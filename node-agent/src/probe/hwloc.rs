@@ -12,6 +12,7 @@ use hwlocality::object::types::{CacheType, ObjectType};
 use hwlocality::topology::builder::{BuildFlags, TopologyBuilder, TypeFilter};
 
 use super::text;
+use crate::grouped::grouped;
 
 /// `lstopo` writes 2 MiB for a machine with 8 GPUs and 224 CPUs.
 const XML_BYTES_MAX: u64 = 64 << 20;
@@ -83,28 +84,19 @@ fn describe(topology: &Topology) -> RawHwloc {
 
 /// The outermost first; on a machine with two kinds of cores one level has caches of two sizes.
 fn caches(topology: &Topology) -> Vec<RawCaches> {
-    let mut found: Vec<RawCaches> = Vec::new();
     let objects = CACHES
         .iter()
         .flat_map(|kind| topology.objects_with_type(*kind));
-    for object in objects {
-        let Some((level, kind, size_bytes)) = cache(object) else {
-            continue;
-        };
-        let is_alike = |one: &&mut RawCaches| {
-            (one.level, one.kind.as_str(), one.size_bytes) == (level, kind, size_bytes)
-        };
-        match found.iter_mut().find(is_alike) {
-            Some(alike) => alike.cpus.push(cpus(object)),
-            None => found.push(RawCaches {
-                level,
-                kind: kind.to_owned(),
-                size_bytes,
-                cpus: vec![cpus(object)],
-            }),
-        }
-    }
-    found
+    let described = objects.filter_map(|object| Some((cache(object)?, cpus(object))));
+    grouped(described)
+        .into_iter()
+        .map(|((level, kind, size_bytes), cpus)| RawCaches {
+            level,
+            kind: kind.to_owned(),
+            size_bytes,
+            cpus,
+        })
+        .collect()
 }
 
 /// Level, kind, and size in bytes.

@@ -196,13 +196,7 @@ pub fn short_lease() -> Patch {
 /// For a story in which the extender may evict.
 #[must_use]
 pub fn preempt_for_topology() -> Patch {
-    let args = ["--stale-after=60s", "--preempt-for-topology"];
-    Patch {
-        file: DEPLOYMENT,
-        from: "--stale-after=60s",
-        to: lines(&args.map(str::to_owned)),
-        why: "the flag is off as shipped",
-    }
+    switched_on(DEPLOYMENT, "--stale-after=60s", "--preempt-for-topology")
 }
 
 /// For a story that waits for what an agent finds.
@@ -361,13 +355,11 @@ pub fn of_engine_pod(model: &Path, port: u16) -> Result<Vec<Patch>> {
 /// For agents that write their zones, as the comment in [`ZONES`] says.
 #[must_use]
 pub fn write_zones() -> Patch {
-    let args = ["--node-resource-topology", "--sysfs-root=/host/sys"];
-    Patch {
-        file: DAEMONSET,
-        from: "--sysfs-root=/host/sys",
-        to: lines(&args.map(str::to_owned)),
-        why: "the flag is off as shipped",
-    }
+    switched_on(
+        DAEMONSET,
+        "--sysfs-root=/host/sys",
+        "--node-resource-topology",
+    )
 }
 
 /// For a driver whose root was made for the story.
@@ -445,6 +437,16 @@ pub fn of_agent_pod(
             network,
         ),
     ]
+}
+
+/// A flag that nobody has to give, before one that the file has.
+fn switched_on(file: &'static str, from: &'static str, flag: &str) -> Patch {
+    Patch {
+        file,
+        from,
+        to: lines(&[flag, from].map(str::to_owned)),
+        why: "the flag is off as shipped",
+    }
 }
 
 /// Several arguments in place of one, indented as they are in the manifests.
