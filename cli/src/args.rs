@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -206,6 +207,23 @@ pub struct AgentArgs {
     /// PATH].
     #[arg(long = "agent", value_name = "PATH", env = "BERTH_AGENT")]
     pub path: Option<PathBuf>,
+    /// Where the driver has its `/` on this machine, if not where the linker looks: NVML's library is
+    /// looked for below it.
+    #[arg(long, value_name = "DIR", env = "BERTH_DRIVER_ROOT")]
+    pub driver_root: Option<PathBuf>,
+}
+
+// === impl AgentArgs ===
+
+impl AgentArgs {
+    /// The agent's flags for this machine.
+    #[must_use]
+    pub fn flags(&self) -> Vec<&OsStr> {
+        let root = self.driver_root.as_deref();
+        root.map_or_else(Vec::new, |root| {
+            vec![OsStr::new("--driver-root"), root.as_os_str()]
+        })
+    }
 }
 
 // === impl PlaceArgs ===

@@ -35,9 +35,9 @@ pub(crate) fn find(name: &str, given: Option<&Path>) -> anyhow::Result<PathBuf> 
 }
 
 /// What the program prints on stdout; its stderr goes to ours.
-pub(crate) fn output(program: &Path, args: &[&str]) -> anyhow::Result<String> {
-    let context = || format!("running {} {}", program.display(), args.join(" "));
-    let args = args.iter().map(OsStr::new);
+pub(crate) fn output(program: &Path, args: &[&OsStr]) -> anyhow::Result<String> {
+    let words: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
+    let context = || format!("running {} {}", program.display(), words.join(" "));
     let mut child = Command::new(program)
         .args(args)
         .stdin(Stdio::null())

@@ -1,5 +1,6 @@
 //! Where a machine comes from: recorded in this program, a file, or this very machine.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -56,7 +57,9 @@ pub(crate) fn find(wanted: &str, agent: &AgentArgs) -> anyhow::Result<Seen> {
 
 fn probe(agent: &AgentArgs) -> anyhow::Result<Seen> {
     let program = program::find("berth-node-agent", agent.path.as_deref())?;
-    let text = program::output(&program, &["--once", "--print", "json"])?;
+    let mut flags = ["--once", "--print", "json"].map(OsStr::new).to_vec();
+    flags.extend(agent.flags());
+    let text = program::output(&program, &flags)?;
     let mut seen = parse("this machine", &text).context("reading what the agent printed")?;
     if !seen.topology.name().is_empty() {
         seen.name = seen.topology.name().to_owned();

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use berth_topology::raw::{Answer, RawHwloc, RawMachine};
 
 pub(crate) use nvml::nvml_error_name;
-pub use nvml::{Listener, Notice};
+pub use nvml::{Listener, Notice, Place};
 pub use stamp::Stamp;
 
 /// A recorded machine is some hundred kilobytes; sixteen GPUs with 36 links each stay far below.
@@ -89,12 +89,8 @@ pub enum Error {
 // === impl Paths ===
 
 impl Paths {
-    fn nvml(&self) -> nvml::Place<'_> {
-        match (&self.nvml_library, &self.driver_root) {
-            (Some(path), _) => nvml::Place::File(path),
-            (None, Some(root)) => nvml::Place::Below(root),
-            (None, None) => nvml::Place::Linker,
-        }
+    fn nvml(&self) -> Place<'_> {
+        Place::of(self.nvml_library.as_deref(), self.driver_root.as_deref())
     }
 }
 

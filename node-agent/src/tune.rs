@@ -42,7 +42,7 @@ pub async fn run(args: &TuneArgs) -> anyhow::Result<bool> {
     let machine = Machine {
         sys: args.sysfs_root.clone(),
         proc: args.procfs_root.clone(),
-        gpus: Gpus::open(args.nvml_library.as_deref()),
+        gpus: Gpus::open(args.nvml()),
     };
     let plan = plan::plan(&host::read(&machine), &args.wish());
     match args.step {

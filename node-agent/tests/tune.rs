@@ -90,6 +90,24 @@ fn what_is_applied_lasts_until_the_signal_and_then_the_former_value_is_back() {
 }
 
 #[test]
+fn the_library_is_looked_for_below_the_drivers_root_and_nowhere_else() {
+    let tree = tree();
+    let root = tree.path().join("driver");
+    for by_flag in [true, false] {
+        let mut report = tune(tree.path(), "report", &["--persistence", "-o", "json"]);
+        match by_flag {
+            true => report.arg("--driver-root").arg(&root),
+            false => report.env("BERTH_DRIVER_ROOT", &root),
+        };
+        let output = report.output().expect("it starts");
+        assert!(output.status.success(), "{output:?}");
+        let told = String::from_utf8_lossy(&output.stdout);
+        let sentence = "libnvidia-ml.so.1 is not below the driver root";
+        assert!(told.contains(sentence), "{told}");
+    }
+}
+
+#[test]
 fn a_publishing_flag_beside_tune_is_wrong_usage() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_berth-node-agent"));
     let output = command.args(["--once", "tune", "report"]).output();

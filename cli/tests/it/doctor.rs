@@ -107,6 +107,30 @@ fn agent(folder: &TempDir, machine: &str) -> String {
 }
 
 #[test]
+fn where_the_driver_is_the_agent_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let [agent, words] = ["agent", "words"].map(|name| folder.path().join(name));
+    let script = format!("#!/bin/sh\necho \"$@\" >> {}\nfalse\n", words.display());
+    std::fs::write(&agent, script).unwrap();
+    std::fs::set_permissions(&agent, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let agent = agent.display();
+    for command in ["doctor", "machine show -"] {
+        run(&format!(
+            "{command} --agent {agent} --driver-root /run/driver"
+        ));
+    }
+    let words = std::fs::read_to_string(words).unwrap();
+    let asked: Vec<&str> = words.lines().collect();
+    assert_eq!(
+        asked,
+        [
+            "--once --print raw --sysfs-root /sys --driver-root /run/driver",
+            "--once --print json --driver-root /run/driver"
+        ]
+    );
+}
+
+#[test]
 fn a_record_tells_the_driver_too() {
     let folder = tempfile::tempdir().unwrap();
     let record = folder.path().join("it.raw.json");

@@ -19,7 +19,7 @@ use error::answer;
 pub(crate) use error::name as nvml_error_name;
 use gpu::Handle;
 use library::Library;
-pub(crate) use library::Place;
+pub use library::Place;
 pub use listen::{Listener, Notice};
 use vitals::Vitals;
 

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 
 use super::plan::Wish;
+use crate::probe::Place;
 
 /// Tells what of this machine costs an engine time; with `apply` changes what is asked for, until
 /// it is ended.
@@ -52,6 +53,15 @@ pub struct TuneArgs {
     /// `libnvidia-ml` [default: libnvidia-ml.so.1 of the dynamic linker].
     #[arg(long, value_name = "FILE")]
     pub nvml_library: Option<PathBuf>,
+    /// Where the driver has its `/`: the library is looked for in the usual folders below it, and
+    /// nowhere else.
+    #[arg(
+        long,
+        env = "BERTH_DRIVER_ROOT",
+        value_name = "DIR",
+        conflicts_with = "nvml_library"
+    )]
+    pub driver_root: Option<PathBuf>,
     /// Where sysfs is mounted.
     #[arg(long, value_name = "DIR", default_value = "/sys")]
     pub sysfs_root: PathBuf,
@@ -101,6 +111,12 @@ pub struct HugePages {
 // === impl TuneArgs ===
 
 impl TuneArgs {
+    /// Where NVML's library is.
+    #[must_use]
+    pub fn nvml(&self) -> Place<'_> {
+        Place::of(self.nvml_library.as_deref(), self.driver_root.as_deref())
+    }
+
     /// What is asked for.
     #[must_use]
     pub fn wish(&self) -> Wish {

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::path::Path;
 use std::str::FromStr;
 
 use berth_topology::ids::GpuUuid;
@@ -17,7 +16,7 @@ use nvml_wrapper::{Device, Nvml};
 use serde::{Deserialize, Serialize};
 
 use super::plan::Target;
-use crate::probe::nvml_error_name;
+use crate::probe::{Place, nvml_error_name};
 
 /// No lock on the clock.
 pub const UNLOCKED: &str = "unlocked";
@@ -71,14 +70,10 @@ pub enum Setting {
 // === impl Gpus ===
 
 impl Gpus {
-    /// Opens `library`, or the one that the dynamic linker finds.
+    /// Opens the library that is there.
     #[must_use]
-    pub fn open(library: Option<&Path>) -> Self {
-        let opened = match library {
-            Some(path) => Nvml::builder().lib_path(path.as_os_str()).init(),
-            None => Nvml::init(),
-        };
-        Self(opened.map_err(|error| nvml_error_name(&error)))
+    pub fn open(place: Place<'_>) -> Self {
+        Self(place.open().map_err(|error| error.to_string()))
     }
 
     /// For machines without.

@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use berth_node_agent::probe::Place;
 use berth_node_agent::tune::apply::{apply, restore};
 use berth_node_agent::tune::args::GpuClocks;
 use berth_node_agent::tune::gpus::Gpus;
@@ -150,7 +151,7 @@ fn the_process_that_tunes() {
     let machine = Machine {
         sys: dir.join("sys"),
         proc: dir.join("proc"),
-        gpus: Gpus::open(Some(&nvml_library())),
+        gpus: Gpus::open(Place::File(&nvml_library())),
     };
     let wish = Wish {
         persistence: true,

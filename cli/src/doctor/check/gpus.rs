@@ -64,7 +64,7 @@ fn without_record(check: &'static str, facts: &Facts) -> Finding {
 /// Nothing is wrong with a machine that has no GPU.
 fn no_nvml(check: &'static str, facts: &Facts, why: &str) -> Finding {
     let fix = "install NVIDIA's driver and see that `nvidia-smi` works; for an agent in a pod, NVIDIA's \
-               container toolkit and its RuntimeClass";
+               container toolkit and its RuntimeClass, or --driver-root";
     let on_bus = on_bus(facts);
     match &on_bus {
         Some(gpus) if gpus.is_empty() => {

@@ -1,5 +1,6 @@
 //! A machine as it answered: asked now through the agent, or read from a file.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
@@ -16,8 +17,11 @@ const RECORD_BYTES_MAX: u64 = 16 << 20;
 
 /// What this machine answers now, as text and read.
 pub(super) fn of_this_machine(args: &DoctorArgs) -> Fact<(String, RawMachine)> {
-    let sysfs = args.sysfs_root.to_string_lossy();
-    let flags = ["--once", "--print", "raw", "--sysfs-root", &sysfs];
+    let mut flags = ["--once", "--print", "raw", "--sysfs-root"]
+        .map(OsStr::new)
+        .to_vec();
+    flags.push(args.sysfs_root.as_os_str());
+    flags.extend(args.agent.flags());
     let read = || {
         let agent = program::find(AGENT, args.agent.path.as_deref())?;
         let text = program::output(&agent, &flags)?;
@@ -35,7 +39,8 @@ pub(super) fn assembled(record: &str, args: &DoctorArgs) -> Fact<Status> {
         std::fs::write(&path, record)?;
         let probe = format!("recorded:{}", path.display());
         let agent = program::find(AGENT, args.agent.path.as_deref())?;
-        let text = program::output(&agent, &["--once", "--print", "json", "--probe", &probe])?;
+        let flags = ["--once", "--print", "json", "--probe", &probe].map(OsStr::new);
+        let text = program::output(&agent, &flags)?;
         let topology: NodeTopology = serde_json::from_str(&text)?;
         topology
             .status

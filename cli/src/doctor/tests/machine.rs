@@ -266,7 +266,7 @@ fn gpus_on_the_bus_that_nvml_does_not_list_are_errors() {
                    read libnvidia-ml cannot be opened (NVML)
                    read not loaded, or not asked (/proc/driver/nvidia/version)
                    read 0000:01:00.0 (sysfs)
-                   fix: install NVIDIA's driver and see that `nvidia-smi` works; for an agent in a pod, NVIDIA's container toolkit and its RuntimeClass
+                   fix: install NVIDIA's driver and see that `nvidia-smi` works; for an agent in a pod, NVIDIA's container toolkit and its RuntimeClass, or --driver-root
     "#]],
     );
     raw.nvml = Answer::Value(RawNvml {

@@ -29,7 +29,7 @@ const LINKS_MAX: usize = 40;
 /// It is in none of them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{LIBRARY} is not below the driver root {}: {why}; looked in {}", root.display(), FOLDERS.join(", "))]
-pub(super) struct NotBelow {
+pub(crate) struct NotBelow {
     root: PathBuf,
     /// Of the folder where most of it was found.
     why: String,

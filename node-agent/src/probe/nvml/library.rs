@@ -19,7 +19,7 @@ const LET_GO_MAX: Duration = Duration::from_secs(3);
 
 /// Where the library is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Place<'a> {
+pub enum Place<'a> {
     /// Where the dynamic linker finds it.
     Linker,
     /// That file.
@@ -30,7 +30,7 @@ pub(crate) enum Place<'a> {
 
 /// Why it is not open.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum OpenError {
+pub(crate) enum OpenError {
     #[error("{}", error::name(.0))]
     Nvml(#[from] NvmlError),
     #[error(transparent)]
@@ -52,6 +52,30 @@ struct Slot {
     closed: Weak<Nvml>,
 }
 
+// === impl Place ===
+
+impl<'a> Place<'a> {
+    /// As the command line names it; a file before a root.
+    #[must_use]
+    pub fn of(library: Option<&'a Path>, driver_root: Option<&'a Path>) -> Self {
+        match (library, driver_root) {
+            (Some(path), _) => Self::File(path),
+            (None, Some(root)) => Self::Below(root),
+            (None, None) => Self::Linker,
+        }
+    }
+
+    /// Opens what is there.
+    pub(crate) fn open(self) -> Result<Nvml, OpenError> {
+        let of = |path: &Path| Nvml::builder().lib_path(path.as_os_str()).init();
+        Ok(match self {
+            Self::Linker => Nvml::init()?,
+            Self::File(path) => of(path)?,
+            Self::Below(root) => of(&driver_root::find(root)?)?,
+        })
+    }
+}
+
 // === impl Library ===
 
 impl Library {
@@ -61,12 +85,7 @@ impl Library {
             return Ok(nvml.clone());
         }
         self.wait_until_let_go();
-        let of = |path: &Path| Nvml::builder().lib_path(path.as_os_str()).init();
-        let nvml = Arc::new(match place {
-            Place::Linker => Nvml::init()?,
-            Place::File(path) => of(path)?,
-            Place::Below(root) => of(&driver_root::find(root)?)?,
-        });
+        let nvml = Arc::new(place.open()?);
         let mut slot = self.slot();
         slot.nvml = Some(nvml.clone());
         slot.generation += 1;
