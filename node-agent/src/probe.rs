@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use berth_topology::raw::{Answer, RawHwloc, RawMachine};
 
-pub(crate) use nvml::nvml_error_name;
+pub(crate) use nvml::{nvml_error_name, nvml_uuid};
 pub use nvml::{Listener, Notice, Place};
 pub use stamp::Stamp;
 

@@ -7,6 +7,7 @@ mod event_set;
 mod gpu;
 mod library;
 mod listen;
+mod texts;
 mod vitals;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use gpu::Handle;
 use library::Library;
 pub use library::Place;
 pub use listen::{Listener, Notice};
+pub(crate) use texts::uuid as nvml_uuid;
 use vitals::Vitals;
 
 /// More than any machine has; NVML's count is not trusted beyond it.
@@ -106,8 +108,8 @@ fn read(nvml: &Nvml) -> RawNvml {
         .map(|index| nvml.device_by_index(index))
         .collect();
     RawNvml {
-        driver_version: answer(nvml.sys_driver_version()),
-        nvml_version: answer(nvml.sys_nvml_version()),
+        driver_version: answer(texts::driver_version(nvml)),
+        nvml_version: answer(texts::nvml_version(nvml)),
         device_count: answer(device_count),
         gpus: devices
             .iter()

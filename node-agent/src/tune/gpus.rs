@@ -16,7 +16,7 @@ use nvml_wrapper::{Device, Nvml};
 use serde::{Deserialize, Serialize};
 
 use super::plan::Target;
-use crate::probe::{Place, nvml_error_name};
+use crate::probe::{Place, nvml_error_name, nvml_uuid};
 
 /// No lock on the clock.
 pub const UNLOCKED: &str = "unlocked";
@@ -223,7 +223,7 @@ impl FromStr for Clocks {
 fn gpu(nvml: &Nvml, index: u32) -> Option<Gpu> {
     let device = nvml.device_by_index(index).ok()?;
     Some(Gpu {
-        uuid: GpuUuid(device.uuid().ok()?),
+        uuid: GpuUuid(nvml_uuid(&device).ok()?),
         name: format!("GPU {index}"),
         persistence: answer(device.is_in_persistent_mode()),
         application_clocks: answer(application_clocks(&device)),

@@ -27,6 +27,9 @@ pub const NVML_MACHINE: &str = "BERTH_NVML_MACHINE";
 /// Names calls that the stand-in library fails: `all`, a list with commas, or `@FILE` with a list.
 pub const NVML_BREAK: &str = "BERTH_NVML_BREAK";
 
+/// If set, the stand-in library writes texts that are too long without an end.
+pub const NVML_UNTERMINATED: &str = "BERTH_NVML_UNTERMINATED";
+
 /// A machine as files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Materialized {

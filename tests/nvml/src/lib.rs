@@ -10,6 +10,8 @@
 //!   tells events: see [`events`]; what is set of a GPU is written to `FILE.settings`: see [`settings`]
 //! * `BERTH_NVML_BREAK`: functions that return `NVML_ERROR_UNKNOWN`: `all`, a list with commas, or
 //!   `@FILE`, read at every call and holding such a list
+//! * `BERTH_NVML_UNTERMINATED`: if set, a text that is too long for its buffer fills it to the last byte, without
+//!   an end, which NVML never does
 
 #![expect(
     unsafe_code,

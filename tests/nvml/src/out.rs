@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use nvml_wrapper_sys::bindings::nvmlReturn_t;
 
 use crate::code::{ARGUMENT_VERSION_MISMATCH, INSUFFICIENT_SIZE, INVALID_ARGUMENT};
+use crate::state::is_unterminated;
 
 /// More of anything than NVML can be asked for at once.
 const COUNT_MAX: usize = 1 << 16;
@@ -100,10 +101,12 @@ impl<T: Copy> Out<T> {
 }
 
 impl Out<c_char> {
-    /// Writes a text and its terminator into a buffer of `length` bytes.
+    /// Writes a text and its terminator into a buffer of `length` bytes, or fills that: see
+    /// [`is_unterminated`].
     pub(crate) fn put_text(self, length: c_uint, text: &str) -> Result<(), nvmlReturn_t> {
         let bytes: Vec<c_char> = chars(text);
         match count(length)? {
+            fits if fits <= bytes.len() && is_unterminated() => self.fill(length, &bytes, 0),
             length if length <= bytes.len() => Err(INSUFFICIENT_SIZE),
             _ => self.fill(
                 c_uint::try_from(bytes.len() + 1).unwrap_or(length),
@@ -126,10 +129,11 @@ pub(crate) fn text(pointer: *const c_char) -> Result<String, nvmlReturn_t> {
         .map_err(|_| INVALID_ARGUMENT)
 }
 
-/// A text in a C array of `N` bytes, cut to leave a terminator.
+/// A text in a C array of `N` bytes, cut to leave a terminator: see [`is_unterminated`].
 pub(crate) fn array<const N: usize>(text: &str) -> [c_char; N] {
     let mut array = [0; N];
-    for (place, byte) in array.iter_mut().take(N - 1).zip(chars(text)) {
+    let length = if is_unterminated() { N } else { N - 1 };
+    for (place, byte) in array.iter_mut().take(length).zip(chars(text)) {
         *place = byte;
     }
     array

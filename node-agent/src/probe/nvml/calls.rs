@@ -1,6 +1,6 @@
 //! NVML calls that the wrapper lacks, or whose answer it narrows to values that it knows.
 //!
-//! Beside `event_set` the one file with `unsafe`. Each call checks that the library has the symbol, passes a handle of
+//! Beside `event_set` and `texts` the one file with `unsafe`. Each call checks that the library has the symbol, passes a handle of
 //! a live [`Device`] and pointers to locals that outlive the call, and reads them on success only.
 #![expect(
     unsafe_code,

@@ -16,6 +16,8 @@ use nvml_wrapper::error::{NvmlError, nvml_sym, nvml_try};
 use nvml_wrapper::{Device, Nvml};
 use nvml_wrapper_sys::bindings::{nvmlEventData_t, nvmlEventSet_t};
 
+use super::texts;
+
 /// `nvmlEventTypeXidCriticalError`.
 const XID: u64 = 0x8;
 /// Single and double bit ECC errors, storms of the former, MIG changes, retired memory, poison, a GPU
@@ -77,7 +79,7 @@ impl<'nvml> EventSet<'nvml> {
         if types == 0 {
             return Err(NvmlError::NotSupported);
         }
-        let uuid = GpuUuid(device.uuid()?);
+        let uuid = GpuUuid(texts::uuid(device)?);
         let call = nvml_sym(self.nvml.lib().nvmlDeviceRegisterEvents.as_ref())?;
         // SAFETY: only handed back to the library that gave it, while `device` lives.
         let handle = unsafe { device.handle() };

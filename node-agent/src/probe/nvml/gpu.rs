@@ -7,6 +7,7 @@ use nvml_wrapper::error::NvmlError;
 
 use super::calls::{self, P2p, Threshold};
 use super::error::{answer, name};
+use super::texts;
 use super::vitals::{Vitals, mig_devices};
 
 /// The kernel's greatest `NR_CPUS`, in words.
@@ -31,8 +32,8 @@ fn read_device(device: &Device<'_>, all: &[Handle<'_>]) -> RawGpu {
     RawGpu {
         minor: answer(device.minor_number()),
         module_id: answer(calls::module_id(device)),
-        name: answer(device.name()),
-        pci_bus_id: answer(device.pci_info().map(|pci| pci.bus_id)),
+        name: answer(texts::name(device)),
+        pci_bus_id: answer(texts::bus_id(device)),
         memory_total_bytes: memory_total_bytes(device),
         compute_capability: answer(
             device
@@ -112,7 +113,7 @@ fn link_of(device: &Device<'_>, index: u32, active: Answer<bool>) -> RawNvLink {
         active,
         version: answer(link.version()),
         remote_type: answer(calls::nvlink_remote_type(device, index)),
-        remote_pci_bus_id: answer(link.remote_pci_info().map(|pci| pci.bus_id)),
+        remote_pci_bus_id: answer(texts::remote_bus_id(device, index)),
         speed_mb_per_second: answer(calls::nvlink_speed_mb_per_second(device, index)),
     }
 }
@@ -124,8 +125,8 @@ fn mig_device(gpu: &Device<'_>, mig: &Device<'_>) -> RawMigDevice {
         Err(error) => Answer::failed(name(error)),
     };
     RawMigDevice {
-        uuid: answer(mig.uuid()),
-        name: answer(mig.name()),
+        uuid: answer(texts::uuid(mig)),
+        name: answer(texts::name(mig)),
         memory_total_bytes: answer(calls::memory_total_bytes_v1(mig)),
         slices: answer(
             mig.attributes()

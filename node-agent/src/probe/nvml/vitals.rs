@@ -7,6 +7,7 @@ use nvml_wrapper::error::NvmlError;
 
 use super::calls;
 use super::error::{answer, name};
+use super::texts;
 
 /// `NVML_NVLINK_MAX_LINKS` of the newest header; 18 is the most of any GPU up to Blackwell.
 const LINKS_MAX: u32 = 36;
@@ -40,12 +41,12 @@ impl Vitals {
         let remapped = calls::remapped_rows(device);
         let uncorrected = (MemoryError::Uncorrected, EccCounter::Volatile);
         Self {
-            uuid: answer(device.uuid()),
+            uuid: answer(texts::uuid(device)),
             pcie_generation: answer(device.current_pcie_link_gen()),
             pcie_width: answer(device.current_pcie_link_width()),
             links_active: links_active(device, nvlink_count),
             mig_uuids: mig_devices(device, &mig_mode)
-                .map(|mig| answer(mig.uuid()))
+                .map(|mig| answer(texts::uuid(&mig)))
                 .collect(),
             mig_mode,
             fabric: answer(calls::fabric(device)),
