@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::args::{Args, Listen, Print};
 use crate::assemble::assemble;
+use crate::configz::Told;
 use crate::history::{History, SharedHistory};
 use crate::listen::Endpoint;
 use crate::plugin;
@@ -23,7 +24,7 @@ use crate::probe::Probe;
 use crate::prober::Prober;
 use crate::publish::{Cluster, Given, Observation, Publisher};
 use crate::tally::Tally;
-use crate::{feature_file, zones};
+use crate::{configz, feature_file, zones};
 
 /// Does what the command line says.
 ///
@@ -32,15 +33,17 @@ use crate::{feature_file, zones};
 /// When a record cannot be read, no cluster is configured, or with `--once` the one try failed.
 pub async fn run(args: &Args) -> anyhow::Result<()> {
     match (args.print, args.once) {
-        (Some(print), _) => print_topology(args, print),
+        (Some(print), _) => print_topology(args, print).await,
         (None, true) => publish_once(args).await,
         (None, false) => Box::pin(publish(args)).await,
     }
 }
 
-/// Prints once, or each time that something changed.
-fn print_topology(args: &Args, print: Print) -> anyhow::Result<()> {
-    let (mut probe, mut history) = (Probe::new(args.source()), History::default());
+/// Prints once, or each time that something changed. The kubelet is asked once.
+async fn print_topology(args: &Args, print: Print) -> anyhow::Result<()> {
+    let (told, _asking) = ask_kubelet(args).await;
+    let mut probe = Probe::new(args.source()).told(told);
+    let mut history = History::default();
     let mut printed: Option<Status> = None;
     loop {
         let raw = probe.read()?;
@@ -67,7 +70,8 @@ fn print_topology(args: &Args, print: Print) -> anyhow::Result<()> {
 }
 
 async fn publish_once(args: &Args) -> anyhow::Result<()> {
-    let status = assemble(&Probe::new(args.source()).read()?);
+    let (told, _asking) = ask_kubelet(args).await;
+    let status = assemble(&Probe::new(args.source()).told(told).read()?);
     let mut publisher = publisher(args).await?;
     publisher.observe(Observation {
         status,
@@ -89,13 +93,16 @@ async fn publish(args: &Args) -> anyhow::Result<()> {
     let serving = serve(args, &cluster, &observations, giving, &tally);
     let publisher = Publisher::new(cluster, args.node_name(), history.clone());
     let publisher = publisher.counted(tally.clone());
-    Prober::new(Probe::new(args.source()), args.poll_every(), sender)
+    let (told, asking) = ask_kubelet(args).await;
+    let probe = Probe::new(args.source()).told(told);
+    Prober::new(probe, args.poll_every(), sender)
         .counted(tally)
         .start(history)
         .context("cannot start the probing threads")?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
+        Some(()) = OptionFuture::from(asking) => anyhow::bail!("nobody asks the kubelet"),
         () = sharing => anyhow::bail!("nobody tells what is published"),
         () = listening => anyhow::bail!("the endpoint of metrics ended"),
         () = serving => anyhow::bail!("the device plugin ended"),
@@ -103,6 +110,18 @@ async fn publish(args: &Args) -> anyhow::Result<()> {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }
+}
+
+/// What the kubelet tells, where it is to be asked, and who asks it again and again. Asked once before the
+/// machine is: so an agent that starts anew does not publish for a moment that nothing is known.
+async fn ask_kubelet(args: &Args) -> (Option<Told>, Option<impl Future<Output = ()> + use<>>) {
+    let Some(kubelet) = args.kubelet() else {
+        return (None, None);
+    };
+    let first = kubelet.told().await;
+    configz::log(&first);
+    let (sender, told) = watch::channel(first);
+    (Some(told), Some(kubelet.keep(sender)))
 }
 
 /// The feature file and the zones, where they are asked for; never ends.

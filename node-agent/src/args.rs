@@ -1,5 +1,6 @@
 //! The command line.
 
+mod kubelet;
 mod plugin;
 
 use std::net::SocketAddr;
@@ -9,8 +10,10 @@ use std::time::Duration;
 use berth_topology::ids::NodeName;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::configz::Kubelet;
 use crate::probe::{Paths, Source};
 use crate::tune::args::TuneArgs;
+pub use kubelet::KubeletArgs;
 pub use plugin::{NumaHints, PluginArgs};
 
 /// The client logs each failure that we log too, with what was tried.
@@ -54,10 +57,6 @@ pub struct Args {
     /// hwloc's XML (`lstopo --of xml`) instead of this machine's CPUs.
     #[arg(long, value_name = "FILE")]
     pub hwloc_xml: Option<PathBuf>,
-    /// The kubelet's configuration file: its policies are then published, and the extender foresees
-    /// them. Flags that the kubelet has beside it, and drop-ins, are not seen.
-    #[arg(long, value_name = "FILE")]
-    pub kubelet_config: Option<PathBuf>,
     /// The Node's name; without it the host name.
     #[arg(long, env = "NODE_NAME", value_name = "N")]
     pub node_name: Option<String>,
@@ -77,6 +76,9 @@ pub struct Args {
     /// Write the NUMA nodes as a NodeResourceTopology (topology.node.k8s.io/v1alpha2), too.
     #[arg(long)]
     pub node_resource_topology: bool,
+    /// Where the kubelet's policies are read.
+    #[command(flatten)]
+    pub kubelet: KubeletArgs,
     /// How GPUs are given to containers.
     #[command(flatten)]
     pub plugin: PluginArgs,
@@ -134,7 +136,7 @@ impl Args {
                 driver_root: self.driver_root.clone(),
                 sysfs_root: self.sysfs_root.clone(),
                 hwloc_xml: self.hwloc_xml.clone(),
-                kubelet_config: self.kubelet_config.clone(),
+                kubelet_config: self.kubelet.kubelet_config.clone(),
             }),
         }
     }
@@ -145,6 +147,17 @@ impl Args {
         let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let name = self.node_name.clone().filter(|name| !name.is_empty());
         NodeName(name.unwrap_or_else(|| host().trim().to_lowercase()))
+    }
+
+    /// The kubelet that is to be asked for its configuration.
+    #[must_use]
+    pub fn kubelet(&self) -> Option<Kubelet> {
+        Some(Kubelet {
+            address: self.kubelet.kubelet_configz?,
+            node: self.node_name(),
+            ca: self.kubelet.kubelet_ca.clone(),
+            kubeconfig: self.kubeconfig.clone(),
+        })
     }
 
     /// Between two probes.

@@ -14,6 +14,7 @@
 //! * [`feature_file`], [`zones`]: the same for others who ask in their way, where that is wanted; `mirror`
 //!   keeps it up to date
 //! * [`tune`]: changes this machine's settings, where that is asked for by name; apart from the rest
+//! * [`configz`]: what the running kubelet says of its policies, where it is to be asked
 //! * [`publish`]: writes what changed, and a Lease that shows that this agent lives
 //!
 //! A machine that cannot be read is published as such: no answer of NVML, sysfs, hwloc or the API
@@ -22,6 +23,7 @@
 pub mod agent;
 pub mod args;
 pub mod assemble;
+pub mod configz;
 pub mod feature_file;
 #[cfg(test)]
 mod fixtures;

@@ -11,11 +11,13 @@ pub(crate) mod text;
 
 use std::path::{Path, PathBuf};
 
-use berth_topology::raw::{Answer, RawHwloc, RawMachine};
+use berth_topology::raw::{Answer, RawHwloc, RawKubelet, RawMachine};
 
-pub(crate) use nvml::{nvml_error_name, nvml_uuid};
 pub use nvml::{Listener, Notice, Place};
+pub(crate) use nvml::{nvml_error_name, nvml_uuid};
 pub use stamp::Stamp;
+
+use crate::configz::Told;
 
 /// A recorded machine is some hundred kilobytes; sixteen GPUs with 36 links each stay far below.
 const RECORD_BYTES_MAX: u64 = 16 << 20;
@@ -52,6 +54,8 @@ pub struct Probe {
     nvml: nvml::Session,
     /// hwloc's answer, and the online CPUs that it was given for.
     hwloc: Option<(Option<String>, Answer<RawHwloc>)>,
+    /// What the kubelet itself told, where it is asked.
+    told: Option<Told>,
     /// As of the last look at all of this machine.
     last: Option<RawMachine>,
 }
@@ -104,8 +108,15 @@ impl Probe {
             source,
             nvml: nvml::Session::default(),
             hwloc: None,
+            told: None,
             last: None,
         }
+    }
+
+    /// The same, which takes the kubelet's word for its configuration. A recorded machine has its own.
+    #[must_use]
+    pub fn told(self, told: Option<Told>) -> Self {
+        Self { told, ..self }
     }
 
     /// Tells what happens to the GPUs of this machine between two looks; a recorded one is silent.
@@ -123,6 +134,7 @@ impl Probe {
         match &self.source {
             Source::Machine(paths) => {
                 Stamp::read(&paths.sysfs_root, paths.kubelet_config.as_deref())
+                    .with_kubelet(self.kubelet())
             }
             Source::Recorded(_) => Stamp::default(),
         }
@@ -170,11 +182,17 @@ impl Probe {
             driver_load: stamp::driver_load(&paths.sysfs_root).map(|inode| inode.to_string()),
             nvml: self.nvml.read(paths.nvml()),
             hwloc: self.read_hwloc(paths.hwloc_xml.as_deref(), sysfs.cpus_online.as_deref()),
-            kubelet: paths.kubelet_config.as_deref().map(kubelet::read),
+            kubelet: self
+                .kubelet()
+                .or_else(|| paths.kubelet_config.as_deref().map(kubelet::read)),
             sysfs,
         };
         self.last = Some(raw.clone());
         raw
+    }
+
+    fn kubelet(&self) -> Option<Answer<RawKubelet>> {
+        self.told.as_ref().map(|told| told.borrow().clone())
     }
 
     /// Discovery takes 100 ms on a large machine, and its answer changes only with hot-plugged CPUs.

@@ -29,6 +29,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+pub(crate) use cluster::cluster_config;
 pub use cluster::{Cluster, Error};
 
 use crate::history::SharedHistory;

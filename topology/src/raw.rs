@@ -357,8 +357,15 @@ pub struct RawHwlocNuma {
     pub memory_bytes: u64,
 }
 
+/// What a kubelet answers to `/configz`: its file, drop-ins and flags, and the defaults of what they leave out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configz {
+    /// The part of it that is read.
+    pub kubeletconfig: RawKubelet,
+}
+
 /// A `KubeletConfiguration`, the part that decides where CPUs and devices come from. What is not in the
-/// file is absent; flags that the kubelet has beside it are not seen.
+/// file is absent; flags that the kubelet has beside it are not seen there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RawKubelet {

@@ -10,6 +10,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use berth_topology::raw::{Answer, RawKubelet};
+
 use super::text;
 
 /// A full PCI segment.
@@ -24,6 +26,7 @@ pub struct Stamp {
     numa_nodes_online: Option<String>,
     driver_load: Option<u64>,
     kubelet_config: Option<FileStamp>,
+    kubelet: Option<Answer<RawKubelet>>,
 }
 
 /// Inode, size, and when it was written: seconds and nanoseconds.
@@ -41,7 +44,13 @@ impl Stamp {
             numa_nodes_online: text::read(&sysfs_root.join("devices/system/node/online")),
             driver_load: driver_load(sysfs_root),
             kubelet_config: kubelet_config.and_then(file_stamp),
+            kubelet: None,
         }
+    }
+
+    /// The same with what the kubelet told, which costs nothing to look at.
+    pub(super) fn with_kubelet(self, kubelet: Option<Answer<RawKubelet>>) -> Self {
+        Self { kubelet, ..self }
     }
 }
 

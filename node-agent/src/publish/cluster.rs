@@ -83,12 +83,7 @@ impl Cluster {
     ///
     /// When the configuration cannot be read; the server itself is not called.
     pub async fn connect(kubeconfig: Option<&Path>) -> Result<Self, Error> {
-        let config = match kubeconfig {
-            Some(path) => from_file(path).await?,
-            None => Config::infer()
-                .await
-                .map_err(|error| Error::NoCluster(Box::new(error)))?,
-        };
+        let config = cluster_config(kubeconfig).await?;
         let client = Client::try_from(config).map_err(|error| Error::Client(Box::new(error)))?;
         Ok(Self {
             nodes: Api::all(client.clone()),
@@ -214,6 +209,16 @@ impl Error {
     fn is_not_found(&self) -> bool {
         matches!(self, Self::Call { source, .. }
             if matches!(&**source, kube::Error::Api(status) if status.code == 404))
+    }
+}
+
+/// How a kubeconfig, or the pod that this runs in, says that the API server is called.
+pub(crate) async fn cluster_config(kubeconfig: Option<&Path>) -> Result<Config, Error> {
+    match kubeconfig {
+        Some(path) => from_file(path).await,
+        None => Config::infer()
+            .await
+            .map_err(|error| Error::NoCluster(Box::new(error))),
     }
 }
 

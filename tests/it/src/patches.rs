@@ -20,6 +20,8 @@ pub const DRIVER_ROOT: &str = "daemonset/optional/driver-root.yaml";
 pub const RUNTIME_CLASS: &str = "daemonset/optional/runtime-class.yaml";
 /// The shipped file that lets agents write NodeResourceTopologies.
 pub const ZONES: &str = "daemonset/optional/node-resource-topology.yaml";
+/// The shipped file that lets agents ask their kubelets for their configuration.
+pub const CONFIGZ: &str = "daemonset/optional/kubelet-configz.yaml";
 /// The shipped file with kube-scheduler's configuration.
 pub const SCHEDULER_CONFIG: &str = "scheduler-config/config.yaml";
 /// The shipped file with kube-scheduler and extender.
@@ -222,6 +224,21 @@ pub fn foresee_kubelet(config: &Path, numa_hints: bool) -> Patch {
             format!("--kubelet-config={}", config.display()),
         ]),
         why: "where the file is differs from cluster to cluster, so that none is named as shipped",
+    }
+}
+
+/// For an agent that asks a kubelet for its configuration, as the comment in [`CONFIGZ`] says.
+#[must_use]
+pub fn ask_kubelet(port: u16, ca: &Path) -> Patch {
+    Patch {
+        file: DEVICE_PLUGIN,
+        from: "--numa-hints=on",
+        to: lines(&[
+            "--numa-hints=on".to_owned(),
+            format!("--kubelet-configz=127.0.0.1:{port}"),
+            format!("--kubelet-ca={}", ca.display()),
+        ]),
+        why: "the flags are off as shipped",
     }
 }
 

@@ -21,13 +21,7 @@ pub(super) fn policies(check: &'static str, facts: &Facts) -> Vec<Finding> {
         return Vec::new();
     }
     let Some((kubelet, from)) = kubelet(facts, status) else {
-        let why = facts.configz.as_ref().err().cloned().unwrap_or_default();
-        return vec![
-            unknown(check, "the kubelet's policies are not known: no promise is exact but with --numa-hints=off")
-                .read(UNKNOWN, at(facts, "kubelet.topologyManagerPolicy"))
-                .read(why, "configz")
-                .fix("berth doctor --node NODE reads them through the API server (get nodes/proxy)"),
-        ];
+        return vec![unread(check, facts, status)];
     };
     let mut found = Vec::new();
     found.extend(disagreement(check, facts, status));
@@ -41,6 +35,20 @@ pub(super) fn policies(check: &'static str, facts: &Facts) -> Vec<Finding> {
         );
     }
     found
+}
+
+fn unread(check: &'static str, facts: &Facts, status: &Status) -> Finding {
+    let why = facts.configz.as_ref().err().cloned().unwrap_or_default();
+    let asked = status
+        .unknowns
+        .iter()
+        .find(|unknown| unknown.what == "kubelet");
+    let by_agent = asked.map(|unknown| (unknown.why.clone(), at(facts, "unknowns")));
+    unknown(check, "the kubelet's policies are not known: no promise is exact but with --numa-hints=off")
+        .read(UNKNOWN, at(facts, "kubelet.topologyManagerPolicy"))
+        .read_all(by_agent)
+        .read(why, "configz")
+        .fix("start the agent with --kubelet-configz or --kubelet-config; berth doctor --node NODE reads them through the API server (get nodes/proxy)")
 }
 
 /// The kubelet's own configuration, else what the agent published.

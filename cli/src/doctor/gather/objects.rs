@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use berth_topology::assignment::Assignment;
 use berth_topology::kubelet::Kubelet;
-use berth_topology::raw::RawKubelet;
+use berth_topology::raw::Configz;
 use berth_topology::{crd as ours, names};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -12,7 +12,6 @@ use k8s_openapi::api::core::v1::{Container, Node, Pod, PodStatus};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps,
 };
-use serde_json::Value;
 
 use crate::doctor::facts::{Fact, SeenAgent, SeenCrd, SeenNode, SeenPod, SeenScheduler};
 
@@ -178,15 +177,6 @@ pub(super) fn scheduler(deployment: &Deployment) -> SeenScheduler {
 
 /// `{"kubeletconfig": {…}}`; what is left out of it is the kubelet's default.
 pub(super) fn configz(text: &str) -> Fact<Kubelet> {
-    let document: Value =
-        serde_json::from_str(text).map_err(|error| format!("it is no JSON: {error}"))?;
-    let Some(config) = document
-        .get("kubeletconfig")
-        .filter(|config| config.is_object())
-    else {
-        return Err("it has no kubeletconfig".to_owned());
-    };
-    let config: RawKubelet = serde_json::from_value(config.clone())
-        .map_err(|error| format!("its kubeletconfig is none: {error}"))?;
-    Ok(Kubelet::of_config(&config).0)
+    let configz: Configz = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    Ok(Kubelet::of_config(&configz.kubeletconfig).0)
 }

@@ -30,7 +30,7 @@ fn a_machine_in_order_is_told_so_and_what_its_record_lacks_is_unknown() {
         unknown  kubelet         the kubelet's policies are not known: no promise is exact but with --numa-hints=off
                    read unknown (status.kubelet.topologyManagerPolicy of it)
                    read nobody looked (configz)
-                   fix: berth doctor --node NODE reads them through the API server (get nodes/proxy)
+                   fix: start the agent with --kubelet-configz or --kubelet-config; berth doctor --node NODE reads them through the API server (get nodes/proxy)
         unknown  device-plugin   who gives GPUs to containers is not known: promises count as predictions
                    read absent (status.plugins of it)
                    fix: start the agent with --pod-resources-socket, or with --device-plugin instead of NVIDIA's

@@ -121,6 +121,27 @@ fn policies_that_keep_promises_from_being_exact_are_told() {
 }
 
 #[test]
+fn what_keeps_the_agent_from_knowing_the_policies_is_told() {
+    let mut status = status("hgx-a100-4");
+    status.unknowns.push(Unknown {
+        what: "kubelet".to_owned(),
+        why: "its configuration: the account may not get nodes/configz (403)".to_owned(),
+    });
+    check(
+        &of(status),
+        &["kubelet"],
+        expect![[r#"
+            it: 1 unknown
+            unknown  kubelet         the kubelet's policies are not known: no promise is exact but with --numa-hints=off
+                       read unknown (status.kubelet.topologyManagerPolicy of it)
+                       read its configuration: the account may not get nodes/configz (403) (status.unknowns of it)
+                       read nobody looked (configz)
+                       fix: start the agent with --kubelet-configz or --kubelet-config; berth doctor --node NODE reads them through the API server (get nodes/proxy)
+        "#]],
+    );
+}
+
+#[test]
 fn a_cluster_in_order_is_told_so() {
     let mut facts = of(status("hgx-a100-4"));
     facts.cluster = Ok(cluster());

@@ -4,6 +4,7 @@ mod agent_pod;
 mod aligned;
 mod api_server;
 mod churn;
+mod configz;
 mod crashes;
 mod engine;
 mod failover;
