@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # image.sh NAME PROGRAM TAR: packs one of our programs as a container image that runs it as uid 65532, with
 # nothing else in it than the libraries that `ldd` names and those that NVIDIA's ask for when they are opened at
-# run time, as Debian ships them here. Of each Debian package that something comes from, its version, its copyright file and the licences that this refers to are in
-# /usr/share/doc and /usr/share/common-licenses. Prints size and SHA-256.
+# run time, as Debian ships them here. Of each Debian package that something comes from, its version, its
+# copyright file and the licences that this refers to are in /usr/share/doc and /usr/share/common-licenses; of each
+# crate that the program is linked from in /usr/share/doc/berth/third-party. Prints size and SHA-256.
 #
 # The same program and the same packages give the same bytes.
 set -euo pipefail
@@ -36,6 +37,14 @@ libraries() {
     printf '%s\n' "${c%/*}/libdl.so.2" "${c%/*}/libpthread.so.0" "${c%/*}/librt.so.1"
 }
 
+# What it was built for: a static program of ours holds musl.
+target() {
+    case "$(ldd "$program" 2>&1 || true)" in
+        *"not a dynamic executable"* | *"statically linked"*) printf '%s-unknown-linux-musl\n' "$(uname -m)" ;;
+        *) printf '%s-unknown-linux-gnu\n' "$(uname -m)" ;;
+    esac
+}
+
 # package_of FILE: dpkg knows some files by the path before /lib became a link to /usr/lib.
 package_of() {
     local found
@@ -58,6 +67,7 @@ put_licences() {
 put 755 "$program" "$entry"
 strip --strip-debug "$root$entry"
 put 644 "$images/../LICENSE" /usr/share/doc/berth/copyright
+"$images/notices.py" "$(basename "$program")" "$(target)" > "$root/usr/share/doc/berth/third-party"
 packages=()
 for library in $(libraries); do
     [ "$library" != "$program" ] || continue

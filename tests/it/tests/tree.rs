@@ -225,3 +225,35 @@ fn every_source_says_what_it_holds_and_none_has_outgrown_its_idea() {
         );
     }
 }
+
+/// Images may not be published without them.
+#[test]
+fn of_every_crate_that_a_program_is_linked_from_there_is_a_licence_text() {
+    let static_target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    for (program, target, crates) in [
+        ("berth-node-agent", None, ["kube-client", "ring", "tonic"]),
+        (
+            "berth-extender",
+            None,
+            ["actix-web", "libmimalloc-sys", "ring"],
+        ),
+        (
+            "berth-engine",
+            None,
+            ["candle-core", "onig_sys", "tokenizers"],
+        ),
+        ("berth-run", Some(static_target), ["clap", "rustix", "musl"]),
+    ] {
+        let mut script = Command::new(root().join("images/notices.py"));
+        let output = script.arg(program).args(target).output();
+        let output = output.expect("notices.py starts");
+        let why = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program}: {why}");
+        let notices = String::from_utf8_lossy(&output.stdout);
+        for name in crates {
+            let listed = notices.lines().filter(|line| line.starts_with(name));
+            // once with its licence, once above a text
+            assert!(listed.count() >= 2, "{program}: {name}");
+        }
+    }
+}
