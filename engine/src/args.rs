@@ -102,8 +102,9 @@ pub struct ModelArgs {
     /// What computes. `auto` is the CPU for now: there is no CUDA backend in this build.
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     pub device: Device,
-    /// Which implementation computes. `auto` is `reference` for now, which is correct rather than
-    /// fast; `cpu` has kernels for F32, F16, BF16, Q8_0, Q4_0 and Q4_1.
+    /// Which implementation computes. `auto` is `cpu` where that has kernels for how the model is
+    /// stored (F32, F16, BF16, Q8_0, Q4_0, Q4_1), else `reference`, which is correct rather than
+    /// fast.
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     pub backend: Backend,
     /// Whose instructions the CPU backend uses: avx512-bf16, avx512-vnni, avx512, avx2 or

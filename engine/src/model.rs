@@ -58,7 +58,7 @@ pub enum Error {
     #[error("--device cuda: this build has no CUDA backend yet; use --device cpu")]
     NoCuda,
     /// The CPU backend was asked for by name.
-    #[error("--backend cpu")]
+    #[error("--backend cpu cannot run this model: use --backend reference")]
     Unserved(#[source] Unserved),
     /// The CPU backend has no weights in f32.
     #[error(
@@ -66,6 +66,9 @@ pub enum Error {
          --backend reference"
     )]
     NotF32,
+    /// It would do nothing.
+    #[error("--cpu-tier picks kernels of the CPU backend, and --backend reference has none")]
+    TierOfReference,
     /// The file or folder is not sound.
     #[error(transparent)]
     Open(#[from] OpenError),

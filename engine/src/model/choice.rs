@@ -1,10 +1,11 @@
 //! Which backend runs a model, and how a rank loads it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use berth_engine_model::backend::{Backend, CacheShape, Collective, LoadProgress, Shard};
 use berth_engine_model::config::ModelConfig;
-use berth_engine_model::cpu::{self, CpuBackend, Setup, Tier};
+use berth_engine_model::cpu::{self, CpuBackend, Setup, Tier, Unserved};
 use berth_engine_model::reference::{self, ReferenceBackend};
 use berth_engine_model::source::ModelSource;
 
@@ -30,22 +31,34 @@ pub(crate) fn choose(
     source: &ModelSource,
     degree: usize,
 ) -> Result<Choice, Error> {
-    let served = cpu::serves(source, degree);
     let is_f32 = args.dtype != "auto";
+    match args.backend {
+        args::Backend::Reference if args.cpu_tier.is_some() => Err(Error::TierOfReference),
+        args::Backend::Reference => Ok(Choice::Reference),
+        args::Backend::Cpu if is_f32 => Err(Error::NotF32),
+        args::Backend::Auto if is_f32 => Ok(reference(&"--dtype asks for float32")),
+        args::Backend::Cpu => cpu(args, source, degree).map_err(Error::Unserved),
+        args::Backend::Auto => match cpu(args, source, degree) {
+            Err(unserved) => Ok(reference(&unserved)),
+            Ok(choice) => Ok(choice),
+        },
+    }
+}
+
+fn cpu(args: &ModelArgs, source: &ModelSource, degree: usize) -> Result<Choice, Unserved> {
+    let forms = cpu::serves(source, degree)?;
+    let forms: Vec<&str> = forms.iter().map(|form| form.name()).collect();
     let tier = args.cpu_tier.unwrap_or_else(Tier::best);
-    let choice = match (args.backend, served) {
-        // Until every form has fast kernels, the CPU backend is asked for by name.
-        (args::Backend::Auto | args::Backend::Reference, _) => Choice::Reference,
-        (args::Backend::Cpu, _) if is_f32 => return Err(Error::NotF32),
-        (args::Backend::Cpu, Err(source)) => return Err(Error::Unserved(source)),
-        (args::Backend::Cpu, Ok(forms)) => {
-            let forms: Vec<&str> = forms.iter().map(|form| form.name()).collect();
-            let forms = forms.join(", ");
-            tracing::info!("backend cpu: kernels of tier {tier}, weights held as {forms}");
-            Choice::Cpu(tier)
-        }
-    };
-    Ok(choice)
+    tracing::info!(
+        "backend cpu: kernels of tier {tier}, weights held as {}",
+        forms.join(", ")
+    );
+    Ok(Choice::Cpu(tier))
+}
+
+fn reference(reason: &dyn fmt::Display) -> Choice {
+    tracing::warn!("backend reference, which is correct rather than fast: {reason}");
+    Choice::Reference
 }
 
 // === impl Choice ===

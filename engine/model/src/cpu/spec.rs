@@ -48,7 +48,7 @@ pub enum Unserved {
     /// There is no kernel for a weight as it is stored.
     #[error(
         "tensor {name} is stored as {encoding}; the CPU backend has kernels for F32, F16, BF16, \
-         Q8_0, Q4_0 and Q4_1: use --backend reference"
+         Q8_0, Q4_0 and Q4_1"
     )]
     Encoding {
         /// The tensor.
@@ -59,7 +59,7 @@ pub enum Unserved {
     /// Weights that are multiplied at once are stored in different ways.
     #[error(
         "tensors {first} and {second} are stored in different ways ({forms}), which the CPU \
-         backend cannot join: use --backend reference"
+         backend cannot join"
     )]
     Mixed {
         /// A tensor.
@@ -72,7 +72,7 @@ pub enum Unserved {
     /// Blocks of a quantised weight cannot be cut.
     #[error(
         "tensor {name} cannot be cut for {degree} ranks at multiples of {BLOCK} columns, which its \
-         blocks need: use fewer ranks or --backend reference"
+         blocks need; fewer ranks may do"
     )]
     Cut {
         /// The tensor.

@@ -281,7 +281,7 @@ fn what_cannot_be_loaded_is_refused_with_its_reason() {
     let strange = ModelSource::open(&tiny::write_quantised(folder.path(), 6)).unwrap();
     let error = serves(&strange, 1).unwrap_err().to_string();
     assert!(
-        error.contains("is stored as Q5_0") && error.contains("--backend reference"),
+        error.contains("is stored as Q5_0") && error.contains("Q8_0, Q4_0 and Q4_1"),
         "{error}"
     );
     assert!(matches!(

@@ -113,7 +113,7 @@ fn own_cpus() -> Result<CpuList> {
 async fn answers_a_chat(port: u16) -> Result<()> {
     let request = json!({
         "model": "smollm2",
-        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "messages": [{"role": "user", "content": "Name the capital of France."}],
         "max_tokens": 24,
         "temperature": 0,
     });
