@@ -18,7 +18,7 @@ use crate::app::Prompt;
 use crate::budget::Share;
 use crate::http::options::Options;
 use crate::lifecycle::InFlight;
-use crate::metrics::{Finished, Metrics, reason_label};
+use crate::metrics::{ERROR, Finished, Metrics, reason_label};
 use crate::model::ModelText;
 use crate::step_loop::Token;
 
@@ -29,6 +29,8 @@ pub(crate) struct Generation {
     /// By index: choice within prompt, prompt after prompt.
     choices: Vec<Choice>,
     asked: Asked,
+    /// The engine ended before the answers did.
+    is_broken: bool,
     metrics: Arc<Metrics>,
 }
 
@@ -101,6 +103,7 @@ impl Generation {
             tokens,
             choices,
             asked,
+            is_broken: false,
             metrics,
         }
     }
@@ -108,8 +111,8 @@ impl Generation {
     /// The next token's text; none when every answer has ended.
     pub(crate) async fn next(&mut self) -> Option<Result<Piece, Broken>> {
         let Some((index, token)) = self.tokens.next().await else {
-            let unfinished = self.choices.iter().any(|choice| !choice.finished);
-            return unfinished.then_some(Err(Broken));
+            self.is_broken = self.choices.iter().any(|choice| !choice.finished);
+            return self.is_broken.then_some(Err(Broken));
         };
         let choice = &mut self.choices[index];
         let arrived = self.asked.arrived;
@@ -120,7 +123,7 @@ impl Generation {
             choice.finished = true;
             self.tokens.remove(&index);
             self.metrics
-                .count_finished(&self.choices[index].finished(end.reason, arrived));
+                .count_finished(&self.choices[index].finished(end.reason(), arrived));
         }
         Some(Ok(Piece {
             index,
@@ -157,10 +160,17 @@ impl Generation {
 
 impl Drop for Generation {
     fn drop(&mut self) {
+        let reason = if self.is_broken {
+            ERROR
+        } else {
+            reason_label(FinishReason::Abort)
+        };
         for choice in self.choices.iter().filter(|choice| !choice.finished) {
             self.metrics
-                .count_finished(&choice.finished(FinishReason::Abort, self.asked.arrived));
+                .count_finished(&choice.finished(reason, self.asked.arrived));
         }
+        let longest = self.choices.iter().map(|choice| choice.output_count).max();
+        self.metrics.count_longest(longest.unwrap_or(0));
     }
 }
 
@@ -232,14 +242,14 @@ impl Choice {
                 metrics.queue.observe(queued.as_secs_f64());
                 metrics.prefill.observe(since(token.scheduled));
                 metrics.first_token.observe(since(arrived));
-                metrics.prompt_tokens.inc_by(self.prompt_count as u64);
+                metrics.count_prompt(self.prompt_count);
                 (self.scheduled, self.first) = (Some(token.scheduled), Some(now));
             }
         }
         self.last = Some(now);
     }
 
-    fn finished(&self, reason: FinishReason, arrived: Instant) -> Finished {
+    fn finished(&self, reason: &'static str, arrived: Instant) -> Finished {
         let until_last = |from: Option<Instant>| -> Option<Duration> {
             Some(self.last?.saturating_duration_since(from?))
         };

@@ -1,15 +1,21 @@
 //! The HTTP server: which path leads where, and what every answer has.
 
+use std::any::Any;
 use std::future::{Ready, ready};
 use std::io;
 use std::net::TcpListener;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{Server, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::{Next, from_fn};
+use actix_web::rt::net::TcpStream;
 use actix_web::web::{self, Data};
 use actix_web::{App as Routes, FromRequest, HttpMessage, HttpRequest, HttpServer};
+use futures::FutureExt as _;
+use socket2::SockRef;
 use uuid::Uuid;
 
 use crate::app::App;
@@ -33,6 +39,8 @@ mod tests;
 const WORKERS_MAX: usize = 4;
 /// Seconds for open connections to close once nothing is in flight any more.
 const CLOSE_TIMEOUT_S: u64 = 2;
+/// Of each worker. More requests than may wait are answered 429; more connections wait to be accepted.
+const CONNECTIONS_MAX: usize = 8192;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
@@ -42,19 +50,26 @@ pub(crate) struct RequestId(pub(crate) String);
 
 /// Binds nothing itself: the listener is there before the model is loaded, so that probes are
 /// answered from the start.
-pub(crate) fn server(listener: TcpListener, app: Data<App>) -> io::Result<Server> {
+pub(crate) fn server(
+    listener: TcpListener,
+    app: Data<App>,
+    slow_client_timeout: Duration,
+) -> io::Result<Server> {
     let workers = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(WORKERS_MAX);
     let routes = move || {
         Routes::new()
             .app_data(app.clone())
+            .wrap(from_fn(survive_panics))
             .wrap(from_fn(with_request_id))
             .configure(routes)
             .default_service(web::to(no_such_route))
     };
     let server = HttpServer::new(routes)
         .workers(workers)
+        .max_connections(CONNECTIONS_MAX)
+        .on_connect(move |stream, _| bound_silence(stream, slow_client_timeout))
         .disable_signals()
         .shutdown_timeout(CLOSE_TIMEOUT_S)
         // A client that closes its end wants no answer: its sequence must not go on.
@@ -80,6 +95,29 @@ fn routes(config: &mut web::ServiceConfig) {
         .service(get("/ready", web::get().to(probes::ready)))
         .service(get("/version", web::get().to(probes::version)))
         .service(get("/metrics", web::get().to(probes::metrics)));
+}
+
+/// The kernel ends a connection whose client takes nothing for so long: its window is closed, or it does
+/// not acknowledge. actix times no answers, so a client that reads nothing would be kept for ever.
+fn bound_silence(stream: &dyn Any, timeout: Duration) {
+    let Some(stream) = stream.downcast_ref::<TcpStream>() else {
+        return tracing::error!("a connection of a kind that cannot be bounded");
+    };
+    if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(timeout)) {
+        tracing::warn!(%error, "a client that does not read will not be cut off");
+    }
+}
+
+/// A panic ends its own request, with an answer.
+async fn survive_panics<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<B>, actix_web::Error> {
+    let answer = AssertUnwindSafe(next.call(request)).catch_unwind().await;
+    answer.unwrap_or_else(|_| {
+        tracing::error!("a request panicked");
+        Err(ApiError::Internal("this request met a fault of the server".to_owned()).into())
+    })
 }
 
 async fn no_such_route(request: HttpRequest) -> Result<&'static str, ApiError> {

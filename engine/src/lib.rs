@@ -18,6 +18,7 @@ mod http;
 mod lifecycle;
 mod metrics;
 mod model;
+mod pace;
 mod pin;
 mod rank;
 mod step_loop;

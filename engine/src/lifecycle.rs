@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+/// Between two steps the loop does little, and shows that it lives twice a second.
+const BETWEEN_STEPS: Duration = Duration::from_millis(1500);
+
 /// ```text
 /// loading ──► ready ──► draining        failed is reached from each, and never left
 /// ```
@@ -26,6 +29,8 @@ pub(crate) struct Lifecycle {
     failure: OnceLock<String>,
     /// Last sign of life of the step loop, in milliseconds since `started`.
     beat_ms: AtomicU64,
+    /// How long the next one may be in coming, in milliseconds.
+    patience_ms: AtomicU64,
     in_flight: AtomicUsize,
 }
 
@@ -44,6 +49,7 @@ impl Lifecycle {
             draining: AtomicBool::new(false),
             failure: OnceLock::new(),
             beat_ms: AtomicU64::new(0),
+            patience_ms: AtomicU64::new(millis(stall_timeout)),
             in_flight: AtomicUsize::new(0),
         }
     }
@@ -59,7 +65,24 @@ impl Lifecycle {
 
     /// Called by the step loop at each turn.
     pub(crate) fn beat(&self) {
+        self.expect_beat_within(BETWEEN_STEPS);
+    }
+
+    /// Called by the step loop before a step, or whatever else may take time.
+    pub(crate) fn expect_beat_within(&self, patience: Duration) {
+        let patience = patience.min(self.stall_timeout);
+        self.patience_ms.store(millis(patience), Ordering::Relaxed);
         self.beat_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// The longest that a step may take.
+    pub(crate) fn stall_timeout(&self) -> Duration {
+        self.stall_timeout
+    }
+
+    fn is_late(&self) -> bool {
+        let patience = Duration::from_millis(self.patience_ms.load(Ordering::Relaxed));
+        self.heartbeat_age() > patience
     }
 
     pub(crate) fn heartbeat_age(&self) -> Duration {
@@ -74,9 +97,9 @@ impl Lifecycle {
         match self.phase() {
             Phase::Failed(reason) => Err(reason),
             _ if !self.loaded.load(Ordering::Relaxed) => Err("the model is loading".to_owned()),
-            _ if self.heartbeat_age() > self.stall_timeout => {
-                let age_s = self.heartbeat_age().as_secs();
-                Err(format!("the step loop made no progress for {age_s} s"))
+            _ if self.is_late() => {
+                let age_s = self.heartbeat_age().as_secs_f64();
+                Err(format!("the step loop made no progress for {age_s:.1} s"))
             }
             _ => Ok(()),
         }
@@ -106,8 +129,12 @@ impl Lifecycle {
     }
 
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        millis(self.started.elapsed())
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Drop for InFlight {
@@ -137,6 +164,16 @@ mod tests {
         lifecycle.fail("first".to_owned());
         lifecycle.fail("second".to_owned());
         assert_eq!(lifecycle.health(), Err("first".to_owned()));
+    }
+
+    #[test]
+    fn a_long_step_is_no_silence() {
+        let lifecycle = Lifecycle::new(Duration::from_secs(60));
+        lifecycle.set_loaded();
+        lifecycle.expect_beat_within(Duration::from_secs(600));
+        assert_eq!(lifecycle.patience_ms.load(Ordering::Relaxed), 60_000);
+        lifecycle.beat();
+        assert_eq!(lifecycle.patience_ms.load(Ordering::Relaxed), 1500);
     }
 
     #[test]

@@ -6,22 +6,29 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use berth_engine_core::schedule::{Limits, Stats};
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
-pub(crate) use requests::{Finished, reason_label};
+pub(crate) use requests::{ERROR, Finished, reason_label};
 
+use prefix_cache::PrefixCacheSeries;
+use process::ProcessSeries;
 use ranks::RankSeries;
 use requests::RequestSeries;
 
 mod bounds;
+mod prefix_cache;
+mod process;
 mod ranks;
 mod requests;
 mod text;
+
+#[cfg(test)]
+mod tests;
 
 type Labels = Vec<(&'static str, String)>;
 type FloatGauge = Gauge<f64, AtomicU64>;
@@ -39,12 +46,18 @@ pub(crate) enum Rejection {
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
+    /// Of `process`: no labels of ours.
+    process_registry: Registry,
+    process: ProcessSeries,
     running: Gauge,
     waiting: Gauge,
+    waiting_for_capacity: Gauge,
     kv_cache_usage: FloatGauge,
     /// Kept by the scheduler; shown here.
     preemptions: Counter,
-    pub(crate) prompt_tokens: Counter,
+    prefix_cache: PrefixCacheSeries,
+    prompt_tokens: Counter,
+    computed_tokens: Counter,
     pub(crate) generation_tokens: Counter,
     rejected: Family<Labels, Counter>,
     step_tokens: Histogram,
@@ -60,7 +73,8 @@ pub(crate) struct Metrics {
 // === impl Metrics ===
 
 impl Metrics {
-    pub(crate) fn new(model_name: &str, limits: &Limits) -> Self {
+    /// With `legacy`, some series are there under their older names too.
+    pub(crate) fn new(model_name: &str, limits: &Limits, legacy: bool) -> Self {
         let labels = [
             ("model_name", model_name.to_owned()),
             ("engine", "0".to_owned()),
@@ -76,7 +90,16 @@ impl Metrics {
             cache_info.clone(),
         );
         cache_info.get_or_create(&cache_labels(limits)).set(1);
-        Self {
+        sleep_state(r);
+        let waiting = waiting_by_reason(r);
+        let sources = prompt_tokens_by_source(r);
+        let mut process_registry = Registry::default();
+        let metrics = Self {
+            process: ProcessSeries::new(&mut process_registry),
+            process_registry,
+            waiting_for_capacity: of_label(&waiting, ("reason", "capacity")),
+            computed_tokens: of_label(&sources, ("source", "local_compute")),
+            prefix_cache: PrefixCacheSeries::new(r),
             running: gauge(r, "vllm:num_requests_running", "Sequences in the batch"),
             waiting: gauge(
                 r,
@@ -106,7 +129,39 @@ impl Metrics {
             ),
             ranks: RankSeries::new(r),
             registry,
+        };
+        if legacy {
+            metrics.with_older_names()
+        } else {
+            metrics
         }
+    }
+
+    /// What dashboards of vLLM before its version 1 ask for.
+    fn with_older_names(mut self) -> Self {
+        let r = &mut self.registry;
+        let usage = self.kv_cache_usage.clone();
+        add(
+            r,
+            "vllm:gpu_cache_usage_perc",
+            "KV cache in use, 1 is full",
+            usage,
+        );
+        self.prefix_cache.add_older_names(r);
+        let between = self.inter_token.clone();
+        add(
+            r,
+            "vllm:time_per_output_token_seconds",
+            "In seconds",
+            between,
+        );
+        self
+    }
+
+    /// A prompt's tokens, once its first token is there.
+    pub(crate) fn count_prompt(&self, token_count: usize) {
+        self.prompt_tokens.inc_by(token_count as u64);
+        self.computed_tokens.inc_by(token_count as u64);
     }
 
     /// What Prometheus scrapes, in the older text format.
@@ -117,14 +172,18 @@ impl Metrics {
     /// The same in the OpenMetrics text format.
     pub(crate) fn render(&self, heartbeat_age: Duration) -> Result<String, fmt::Error> {
         self.heartbeat_age.set(heartbeat_age.as_secs_f64());
+        self.process.read();
         let mut text = String::new();
-        encode(&mut text, &self.registry)?;
+        encode_registry(&mut text, &self.registry)?;
+        encode_registry(&mut text, &self.process_registry)?;
+        encode_eof(&mut text)?;
         Ok(text)
     }
 
     pub(crate) fn show_load(&self, stats: &Stats) {
         self.running.set(count(stats.running_count));
         self.waiting.set(count(stats.waiting_count));
+        self.waiting_for_capacity.set(count(stats.waiting_count));
         self.kv_cache_usage.set(stats.kv_cache_usage());
         self.preemptions.inc_by(
             stats
@@ -138,7 +197,11 @@ impl Metrics {
     }
 
     pub(crate) fn count_rejection(&self, reason: Rejection) {
-        self.rejected.get_or_create(&reason.labels()).inc();
+        of_label(&self.rejected, ("reason", reason.label())).inc();
+    }
+
+    pub(crate) fn count_longest(&self, token_count: usize) {
+        self.requests.count_longest(token_count);
     }
 
     pub(crate) fn count_finished(&self, finished: &Finished) {
@@ -146,18 +209,62 @@ impl Metrics {
     }
 }
 
-/// Each reason is there from the start.
 fn rejected(registry: &mut Registry) -> Family<Labels, Counter> {
-    let family = Family::<Labels, Counter>::default();
-    for reason in [Rejection::QueueFull, Rejection::Memory] {
-        drop(family.get_or_create(&reason.labels()));
+    let reasons = [Rejection::QueueFull, Rejection::Memory].map(Rejection::label);
+    let named = ("vllm:admission_rejections", "Requests refused");
+    by_label(registry, named, ("reason", &reasons))
+}
+
+fn waiting_by_reason(registry: &mut Registry) -> Family<Labels, Gauge> {
+    let named = (
+        "vllm:num_requests_waiting_by_reason",
+        "Sequences that wait, by what for",
+    );
+    by_label(registry, named, ("reason", &["capacity", "deferred"]))
+}
+
+fn prompt_tokens_by_source(registry: &mut Registry) -> Family<Labels, Counter> {
+    let named = (
+        "vllm:prompt_tokens_by_source",
+        "Prompt tokens by where they came from",
+    );
+    let sources = ["local_compute", "local_cache_hit", "external_kv_transfer"];
+    by_label(registry, named, ("source", &sources))
+}
+
+/// This engine never sleeps.
+fn sleep_state(registry: &mut Registry) {
+    let named = ("vllm:engine_sleep_state", "1 is the state of the engine");
+    let states = ["awake", "weights_offloaded", "discard_all"];
+    let states: Family<Labels, Gauge> = by_label(registry, named, ("sleep_state", &states));
+    of_label(&states, ("sleep_state", "awake")).set(1);
+}
+
+/// A family whose members are all there from the start: a rate over a series that appears with its
+/// first 1 misses that 1.
+fn by_label<M: Metric + Clone + Default>(
+    registry: &mut Registry,
+    (name, help): (&str, &str),
+    (label, values): (&'static str, &[&str]),
+) -> Family<Labels, M>
+where
+    Family<Labels, M>: Metric,
+{
+    let family = Family::<Labels, M>::default();
+    for value in values {
+        drop(family.get_or_create(&vec![(label, (*value).to_owned())]));
     }
-    add(
-        registry,
-        "vllm:admission_rejections",
-        "Requests refused",
-        family,
-    )
+    add(registry, name, help, family)
+}
+
+/// A member of such a family; metrics are handles, so a copy is the same metric.
+fn of_label<M: Metric + Clone + Default>(
+    family: &Family<Labels, M>,
+    (label, value): (&'static str, &str),
+) -> M {
+    family
+        .get_or_create(&vec![(label, value.to_owned())])
+        .clone()
 }
 
 fn cache_labels(limits: &Limits) -> Labels {
@@ -206,12 +313,11 @@ fn observe(histogram: &Histogram, count: usize) {
 // === impl Rejection ===
 
 impl Rejection {
-    fn labels(self) -> Labels {
-        let reason = match self {
+    fn label(self) -> &'static str {
+        match self {
             Self::QueueFull => "queue_full",
             Self::Memory => "memory",
-        };
-        vec![("reason", reason.to_owned())]
+        }
     }
 }
 

@@ -90,7 +90,7 @@ pub(crate) fn start(
         [] => vec![model.name, args.model.model.display().to_string()],
         names => names.to_vec(),
     };
-    let metrics = Arc::new(Metrics::new(&names[0], &limits));
+    let metrics = Arc::new(Metrics::new(&names[0], &limits, args.legacy_metrics));
     let (inbox, ending) = step_loop::spawn(Setup {
         limits,
         places: model.places,
@@ -114,7 +114,7 @@ pub(crate) fn start(
         memory: Budget::new(args.max_request_memory),
         next_id: AtomicU64::new(0),
     });
-    let server = http::server(listener, app).map_err(Error::Start)?;
+    let server = http::server(listener, app, args.slow_client_timeout).map_err(Error::Start)?;
     Ok(Running {
         server,
         lifecycle,

@@ -9,20 +9,23 @@
 //! It never waits for a client: a sequence whose client is gone, or takes no more, is dropped.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use berth_engine_core::batch::{SequenceId, StepBatch};
+use berth_engine_core::batch::{Sampled, SequenceId, StepBatch};
 use berth_engine_core::sampling::Choice;
 use berth_engine_core::schedule::{Limits, Output, Rejected, Scheduler};
 use berth_engine_core::sequence::{FinishReason, Request};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::assign::Places;
+use crate::http::error::describe;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
+use crate::pace::Pace;
 use crate::rank::LoadBackend;
 use crate::team::{self, Team};
 
@@ -66,6 +69,7 @@ struct StepLoop {
     clients: HashMap<SequenceId, Client>,
     inbox: Receiver<Submission>,
     lifecycle: Arc<Lifecycle>,
+    pace: Pace,
     metrics: Arc<Metrics>,
 }
 
@@ -88,7 +92,17 @@ pub(crate) fn spawn(
     thread::Builder::new()
         .name("berth-steps".to_owned())
         .spawn(move || {
-            let _ = ended.send(run(setup, inbox));
+            // Probes are told before anybody else: the server may have no time left to tell.
+            let lifecycle = Arc::clone(&setup.lifecycle);
+            let result = catch_unwind(AssertUnwindSafe(|| run(setup, inbox)));
+            match &result {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => lifecycle.fail(describe(error)),
+                Err(_) => lifecycle.fail("the step loop panicked".to_owned()),
+            }
+            if let Ok(result) = result {
+                let _ = ended.send(result);
+            }
         })?;
     Ok((Inbox(submissions), ending))
 }
@@ -111,6 +125,7 @@ fn run(setup: Setup, inbox: Receiver<Submission>) -> Result<(), team::Error> {
         clients,
         inbox,
         lifecycle,
+        pace: Pace::default(),
         metrics,
     }
     .run()
@@ -145,11 +160,24 @@ impl StepLoop {
         self.metrics.count_step(batch.token_count());
         // A step may take seconds: what is running is shown while it runs.
         self.metrics.show_load(&self.scheduler.stats());
-        let sampled = self.team.step(batch)?;
+        let sampled = self.timed_step(batch)?;
         for output in self.scheduler.advance(&sampled) {
             self.deliver(output);
         }
         Ok(())
+    }
+
+    /// Probes see a step that takes longer than others of its size did.
+    fn timed_step(&mut self, batch: StepBatch) -> Result<Vec<Sampled>, team::Error> {
+        let token_count = batch.token_count();
+        let most = self.lifecycle.stall_timeout();
+        let patience = self.pace.patience(token_count, most);
+        self.lifecycle.expect_beat_within(patience);
+        let began = Instant::now();
+        let sampled = self.team.step(batch)?;
+        self.pace.note(token_count, began.elapsed());
+        self.lifecycle.beat();
+        Ok(sampled)
     }
 
     /// Waits when there is nothing to compute. False when nothing can come any more.

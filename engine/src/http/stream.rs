@@ -3,10 +3,12 @@
 //! When the client leaves, the server drops the stream, and with it the generation.
 
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 
 use actix_web::HttpResponse;
 use actix_web::http::header::CACHE_CONTROL;
 use actix_web::web::Bytes;
+use futures::FutureExt as _;
 use futures::stream::{Stream, unfold};
 use serde_json::Value;
 
@@ -54,7 +56,11 @@ pub(super) fn response(header: Header, generation: Generation, usage: StreamUsag
 impl Events {
     fn into_stream(self) -> impl Stream<Item = Result<Bytes, Infallible>> {
         unfold(self, |mut events| async move {
-            let bytes = events.next().await?;
+            // A panic ends this stream as an error would.
+            let bytes = match AssertUnwindSafe(events.next()).catch_unwind().await {
+                Ok(bytes) => bytes?,
+                Err(_) => events.broken_off(),
+            };
             Some((Ok(Bytes::from(bytes)), events))
         })
     }
@@ -83,16 +89,18 @@ impl Events {
                     let chunk = self.header.piece(&piece, &self.generation);
                     return Some(self.event(chunk));
                 }
-                Some(Err(_)) => {
-                    self.stage = Stage::Ended;
-                    return Some(failure(&broken()));
-                }
+                Some(Err(_)) => return Some(self.broken_off()),
                 None => {
                     self.stage = Stage::Ended;
                     return Some(self.closing());
                 }
             }
         }
+    }
+
+    fn broken_off(&mut self) -> String {
+        self.stage = Stage::Ended;
+        failure(&broken())
     }
 
     fn shows(&self, piece: &Piece) -> bool {

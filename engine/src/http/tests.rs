@@ -9,6 +9,7 @@ use fixture::{Answer, Fixture};
 
 mod fields;
 mod fixture;
+mod stuck;
 mod tokens;
 
 const CHAT: &str = "/v1/chat/completions";

@@ -8,12 +8,16 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::{Labels, add, bounds, histogram, observe, seconds};
+use super::{Labels, bounds, by_label, histogram, observe, of_label, seconds};
+
+/// The `finished_reason` of what the engine broke off.
+pub(crate) const ERROR: &str = "error";
 
 /// One finished sequence.
 #[derive(Debug)]
 pub(crate) struct Finished {
-    pub(crate) reason: FinishReason,
+    /// `finished_reason`.
+    pub(crate) reason: &'static str,
     pub(crate) prompt_count: usize,
     pub(crate) output_count: usize,
     /// How long the answer could have been.
@@ -40,6 +44,8 @@ pub(super) struct RequestSeries {
     generation_tokens: Histogram,
     params_max_tokens: Histogram,
     params_n: Histogram,
+    longest: Histogram,
+    computed_tokens: Histogram,
 }
 
 // === impl RequestSeries ===
@@ -65,6 +71,16 @@ impl RequestSeries {
                 "vllm:request_params_max_tokens",
                 "Output tokens that were allowed",
             ),
+            longest: tokens(
+                r,
+                "vllm:request_max_num_generation_tokens",
+                "Output tokens of a request's longest answer",
+            ),
+            computed_tokens: tokens(
+                r,
+                "vllm:request_prefill_kv_computed_tokens",
+                "Prompt tokens computed",
+            ),
             params_n: histogram(
                 r,
                 "vllm:request_params_n",
@@ -74,11 +90,18 @@ impl RequestSeries {
         }
     }
 
+    /// A request of any number of answers ended.
+    pub(super) fn count_longest(&self, token_count: usize) {
+        observe(&self.longest, token_count);
+    }
+
     pub(super) fn count(&self, finished: &Finished) {
-        let reason = reason_label(finished.reason);
-        self.finished.get_or_create(&by_reason(reason)).inc();
+        of_label(&self.finished, ("finished_reason", finished.reason)).inc();
         self.end_to_end.observe(finished.total.as_secs_f64());
         observe(&self.prompt_tokens, finished.prompt_count);
+        if finished.inference.is_some() {
+            observe(&self.computed_tokens, finished.prompt_count);
+        }
         observe(&self.generation_tokens, finished.output_count);
         observe(&self.params_max_tokens, finished.max_tokens);
         observe(&self.params_n, finished.choice_count);
@@ -99,27 +122,10 @@ impl RequestSeries {
     }
 }
 
-/// Every reason is there from the start: a rate over a series that appears with its first 1 misses
-/// that 1.
 fn finished(registry: &mut Registry) -> Family<Labels, Counter> {
-    let family = Family::<Labels, Counter>::default();
-    for reason in [
-        FinishReason::Stop,
-        FinishReason::Length,
-        FinishReason::Abort,
-    ] {
-        drop(family.get_or_create(&by_reason(reason_label(reason))));
-    }
-    add(
-        registry,
-        "vllm:request_success",
-        "Sequences by how they ended",
-        family,
-    )
-}
-
-fn by_reason(label: &str) -> Labels {
-    vec![("finished_reason", label.to_owned())]
+    let named = ("vllm:request_success", "Sequences by how they ended");
+    let reasons = ["stop", "length", "abort", ERROR, "repetition"];
+    by_label(registry, named, ("finished_reason", &reasons))
 }
 
 pub(crate) fn reason_label(reason: FinishReason) -> &'static str {

@@ -46,6 +46,7 @@ pub(super) struct Alphabet {
     hold: AtomicBool,
     held: AtomicBool,
     failing: AtomicBool,
+    dying: AtomicBool,
 }
 
 struct AlphabetRank {
@@ -241,6 +242,12 @@ impl Alphabet {
         self.hold(false);
     }
 
+    /// Rank 1's thread panics in the step that runs or comes next.
+    pub(super) fn kill_a_rank(&self) {
+        self.dying.store(true, Ordering::SeqCst);
+        self.hold(false);
+    }
+
     pub(super) fn finish_loading(&self) {
         self.loading.store(false, Ordering::SeqCst);
     }
@@ -263,6 +270,8 @@ impl Alphabet {
 impl Backend for AlphabetRank {
     fn step(&mut self, batch: &StepBatch) -> Result<Vec<Sampled>, StepError> {
         self.model.pass();
+        let dies = self.rank == 1 && self.model.dying.load(Ordering::SeqCst);
+        assert!(!dies, "killed by its test");
         if self.model.failing.load(Ordering::SeqCst) {
             return Err(StepError::PeerGone { rank: self.rank });
         }
