@@ -4,6 +4,12 @@
 
 use berth_engine_core::batch::TokenId;
 
+mod graph;
+mod rope;
+
+pub use graph::{Activation, Experts, Graph, Local};
+pub use rope::{LongRope, Rope, RopeScaling, Yarn};
+
 /// Layers, a hundred times more than any model in use needs would still fit.
 const LAYERS_MAX: usize = 1_024;
 /// Width of any one dimension; the largest dense models stay below 2^17.
@@ -12,8 +18,10 @@ const WIDTH_MAX: usize = 1 << 20;
 const VOCAB_MAX: usize = 1 << 22;
 /// Ten million positions are advertised by some models.
 const POSITIONS_MAX: usize = 1 << 26;
+/// The largest mixtures in use have some hundreds of experts in a layer.
+const EXPERTS_MAX: usize = 1_024;
 
-/// A Llama-shaped decoder.
+/// A decoder: Llama's numbers, and what its family does differently.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// The model's own name, or its file's.
@@ -34,8 +42,10 @@ pub struct ModelConfig {
     pub vocab_size: usize,
     /// Added to the mean square in RMS normalisation.
     pub rms_norm_eps: f32,
-    /// Rotary position embedding.
+    /// Rotary position embedding of the layers that see all positions.
     pub rope: Rope,
+    /// What it does that Llama does not.
+    pub graph: Graph,
     /// The output projection is the embedding itself.
     pub tied_embeddings: bool,
     /// Positions that the model was trained for.
@@ -44,40 +54,6 @@ pub struct ModelConfig {
     pub bos: Option<TokenId>,
     /// Tokens that end an answer.
     pub eos: Vec<TokenId>,
-}
-
-/// Rotary position embedding (Su et al. 2021), pairs of channels `(i, i + head_dim / 2)`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rope {
-    /// Base of the geometric series of wavelengths.
-    pub theta: f32,
-    /// How wavelengths are stretched for contexts longer than those first trained.
-    pub scaling: RopeScaling,
-}
-
-/// How rotary wavelengths are stretched.
-#[derive(Clone, Debug, PartialEq)]
-pub enum RopeScaling {
-    /// As computed from `theta`.
-    None,
-    /// Every wavelength times `factor`.
-    Linear {
-        /// The stretch.
-        factor: f32,
-    },
-    /// Long wavelengths are stretched, short ones kept, those between blended (Llama 3.1).
-    Llama3 {
-        /// Stretch of the long wavelengths.
-        factor: f32,
-        /// Wavelengths above `original_positions / low_freq_factor` are stretched.
-        low_freq_factor: f32,
-        /// Wavelengths below `original_positions / high_freq_factor` are kept.
-        high_freq_factor: f32,
-        /// Context length of the first training.
-        original_positions: f32,
-    },
-    /// One stretch per frequency, `head_dim / 2` of them, as GGUF stores Llama 3's.
-    PerFrequency(Vec<f32>),
 }
 
 /// A config that no decoder here can have.
@@ -99,13 +75,23 @@ impl ModelConfig {
         self.head_count / self.kv_head_count
     }
 
+    /// The first thing that it has and Llama has not, if there is one.
+    #[must_use]
+    pub fn beyond_llama(&self) -> Option<&'static str> {
+        match self.rope.scaling {
+            _ if self.rope.rotated != self.head_dim => Some("heads that are turned in part"),
+            RopeScaling::Yarn(_) | RopeScaling::LongRope(_) => Some("a YaRN or LongRoPE scaling"),
+            _ => self.graph.beyond_llama(),
+        }
+    }
+
     /// Checks every number against its bounds and against the others.
     ///
     /// # Errors
     /// Names the first field that cannot be.
     pub fn check(&self) -> Result<(), ConfigError> {
         within("hidden_size", self.hidden_size, WIDTH_MAX)?;
-        within("layer_count", self.layer_count, LAYERS_MAX)?;
+        check_layer_count(self.layer_count)?;
         within("head_count", self.head_count, WIDTH_MAX)?;
         within("kv_head_count", self.kv_head_count, self.head_count)?;
         within("head_dim", self.head_dim, WIDTH_MAX)?;
@@ -148,32 +134,8 @@ impl ModelConfig {
         if !(eps > 0.0 && eps < 1.0) {
             return fault("rms_norm_eps", format!("{eps} is not between 0 and 1"));
         }
-        positive("rope theta", self.rope.theta)?;
-        match &self.rope.scaling {
-            RopeScaling::None => Ok(()),
-            RopeScaling::Linear { factor } => positive("rope factor", *factor),
-            RopeScaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_positions,
-            } => {
-                positive("rope factor", *factor)?;
-                positive("rope low_freq_factor", *low_freq_factor)?;
-                positive("rope original positions", *original_positions)?;
-                positive(
-                    "rope high minus low frequency factor",
-                    high_freq_factor - low_freq_factor,
-                )
-            }
-            RopeScaling::PerFrequency(factors) if factors.len() != self.head_dim / 2 => fault(
-                "rope factors",
-                format!("{} for {} channels", factors.len(), self.head_dim),
-            ),
-            RopeScaling::PerFrequency(factors) => factors
-                .iter()
-                .try_for_each(|&factor| positive("rope factors", factor)),
-        }
+        self.rope.check(self.head_dim)?;
+        self.graph.check(self.layer_count, self.head_dim)
     }
 
     fn check_tokens(&self) -> Result<(), ConfigError> {
@@ -190,6 +152,11 @@ impl ModelConfig {
         }
         Ok(())
     }
+}
+
+/// Before anything is made for each layer.
+pub(crate) fn check_layer_count(layer_count: usize) -> Result<(), ConfigError> {
+    within("layer_count", layer_count, LAYERS_MAX)
 }
 
 fn within(field: &'static str, value: usize, max: usize) -> Result<(), ConfigError> {
@@ -249,5 +216,28 @@ mod tests {
         check(|config| config.eos = vec![1 << 30], Some("bos or eos"));
         let uneven = RopeScaling::PerFrequency(vec![1.0]);
         check(|config| config.rope.scaling = uneven, Some("rope factors"));
+        check(|config| config.rope.rotated = 10, Some("rotated channels"));
+        let windows = |config: &mut ModelConfig| {
+            config.graph.local = Some(Local {
+                window: 4,
+                rope: config.rope.clone(),
+                layers: vec![true],
+            });
+        };
+        check(windows, Some("layers with a window"));
+        let experts = |config: &mut ModelConfig| {
+            config.graph.experts = Some(Experts {
+                count: 4,
+                per_row: 5,
+                intermediate_size: 32,
+                is_normalised: true,
+                layers: vec![true; 2],
+            });
+        };
+        check(experts, Some("experts of a row"));
+        check(
+            |config| config.graph.score_cap = Some(0.0),
+            Some("cap of attention scores"),
+        );
     }
 }

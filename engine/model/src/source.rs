@@ -16,6 +16,7 @@ use crate::config::{ConfigError, ModelConfig};
 
 mod config_json;
 mod gguf;
+mod naming;
 mod safetensors;
 mod store;
 mod weight;
@@ -24,8 +25,8 @@ pub use gguf::GgufTokenizer;
 pub use store::ReadError;
 pub(crate) use weight::{LayerWeight, Weight};
 
+use naming::{Naming, Place};
 use store::TensorStore;
-use weight::Naming;
 
 /// A model that was opened and found sound.
 #[derive(Debug)]
@@ -147,17 +148,24 @@ impl ModelSource {
         self.store.stored_bytes()
     }
 
+    /// The model will be served with at most this many positions: some stretch rotary
+    /// wavelengths only where there may be more than a bound.
+    pub fn limit_positions(&mut self, position_count: usize) {
+        let trained = self.config.position_count_max;
+        self.config.position_count_max = trained.min(position_count).max(1);
+    }
+
     /// Rows of a matrix as `(rows, columns)`, f32, contiguous; of a vector, `(1, length)`.
     /// Query and key rows come in the order of [`crate::config::Rope`]; whole heads only.
     pub(crate) fn rows(&self, weight: Weight, rows: Range<usize>) -> Result<Tensor, ReadError> {
-        let tensor = self.store.rows(&self.naming.name(weight), rows)?;
-        if self.naming.interleaves_pairs(weight) {
-            return weight::pairs_apart(&tensor, self.config.head_dim).map_err(|source| {
-                ReadError::Decode {
-                    name: self.naming.name(weight),
-                    source,
-                }
-            });
+        let Place {
+            name, first_row, ..
+        } = self.place(weight);
+        let stored = rows.start + first_row..rows.end + first_row;
+        let tensor = self.store.rows(&name, stored)?;
+        if self.naming.interleaves(weight) {
+            return weight::pairs_apart(&tensor, self.config.head_dim)
+                .map_err(|source| ReadError::Decode { name, source });
         }
         Ok(tensor)
     }
@@ -183,19 +191,25 @@ impl ModelSource {
         columns: &Range<usize>,
         bytes: &mut Vec<u8>,
     ) -> Result<(), ReadError> {
-        let stored_row = if self.naming.interleaves_pairs(weight) {
+        let row = if self.naming.interleaves(weight) {
             weight::row_before_pairs_apart(row, self.config.head_dim)
         } else {
             row
         };
-        let name = self.naming.name(weight);
-        self.store.row_bytes(&name, stored_row, columns, bytes)
+        let Place {
+            name, first_row, ..
+        } = self.place(weight);
+        self.store.row_bytes(&name, first_row + row, columns, bytes)
+    }
+
+    fn place(&self, weight: Weight) -> Place {
+        self.naming.place(weight, &self.config)
     }
 
     /// Every weight that the config asks for is there, in the shape that it says.
     fn check_weights(&self) -> Result<(), Flaw> {
-        for (weight, shape) in weight::expected(&self.config) {
-            let name = self.naming.name(weight);
+        for weight in weight::all(&self.config) {
+            let Place { name, shape, .. } = self.place(weight);
             let found = self.store.shape(&name).ok_or_else(|| {
                 Flaw::malformed(format!("tensor {name}"), "is missing".to_owned())
             })?;
@@ -204,7 +218,24 @@ impl ModelSource {
                 return Err(Flaw::malformed(format!("tensor {name}"), reason));
             }
         }
-        Ok(())
+        self.check_biases()
+    }
+
+    /// There is no bias that would not be added.
+    fn check_biases(&self) -> Result<(), Flaw> {
+        let is_known = |name: &&str| {
+            let known = ["attn_q", "attn_k", "attn_v", "q_proj", "k_proj", "v_proj"];
+            let weight = name.strip_suffix(".bias").unwrap_or(name);
+            self.config.graph.qkv_bias && known.iter().any(|known| weight.ends_with(known))
+        };
+        let mut biases = self.store.names().filter(|name| name.ends_with(".bias"));
+        match biases.find(|name| !is_known(name)) {
+            None => Ok(()),
+            Some(name) => Err(Flaw::Unsupported {
+                what: format!("a projection with bias ({name})"),
+                supported: "decoders of this family without are",
+            }),
+        }
     }
 }
 

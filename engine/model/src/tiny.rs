@@ -11,7 +11,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::json;
 
-use crate::config::{ModelConfig, Rope, RopeScaling};
+use crate::config::{Graph, ModelConfig, Rope};
 
 mod quantised;
 mod text;
@@ -33,10 +33,8 @@ pub(crate) fn config() -> ModelConfig {
         intermediate_size: 50,
         vocab_size: 101,
         rms_norm_eps: 1e-5,
-        rope: Rope {
-            theta: 10_000.0,
-            scaling: RopeScaling::None,
-        },
+        rope: Rope::plain(10_000.0, 8),
+        graph: Graph::llama(),
         tied_embeddings: false,
         position_count_max: 128,
         bos: Some(1),

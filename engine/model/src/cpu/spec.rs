@@ -45,6 +45,12 @@ pub(crate) struct LayerSpec {
 /// Why a model is not one for this backend.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unserved {
+    /// It is of a family that is not computed yet.
+    #[error("it has {what}, which the CPU backend does not compute yet")]
+    Family {
+        /// What Llama has not.
+        what: &'static str,
+    },
     /// There is no kernel for a weight as it is stored.
     #[error(
         "tensor {name} is stored as {encoding}; the CPU backend has kernels for F32, F16, BF16, \
@@ -142,6 +148,9 @@ pub(crate) fn all(config: &ModelConfig, part: &Part) -> Vec<MatrixSpec> {
 /// # Errors
 /// Names the first tensor that cannot.
 pub(crate) fn check(source: &ModelSource, degree: usize) -> Result<Vec<Form>, Unserved> {
+    if let Some(what) = source.config().beyond_llama() {
+        return Err(Unserved::Family { what });
+    }
     let mut forms = Vec::new();
     for rank in 0..degree {
         let part = part_of_rank(source.config(), Shard { rank, degree });

@@ -21,6 +21,17 @@ pub enum LoadError {
     /// There cannot be such a rank, or too little memory is left.
     #[error(transparent)]
     CannotFit(#[from] CannotFit),
+    /// It is of a family that the reference backend does not compute.
+    #[error(
+        "loading {model}: it has {what}, which the reference backend does not compute; use \
+         --backend cpu"
+    )]
+    Family {
+        /// The model's name.
+        model: String,
+        /// What Llama has not.
+        what: &'static str,
+    },
     /// The files changed or the disk failed.
     #[error("loading {model}")]
     Read {
@@ -74,9 +85,14 @@ pub(crate) fn check(
     config: &ModelConfig,
     shard: Shard,
     cache: CacheShape,
-) -> Result<(), CannotFit> {
+) -> Result<(), LoadError> {
     check_shape(config, shard, cache)?;
-    check_memory(config, need_of_all_ranks(config, cache))
+    if let Some(what) = config.beyond_llama() {
+        let model = config.name.clone();
+        return Err(LoadError::Family { model, what });
+    }
+    check_memory(config, need_of_all_ranks(config, cache))?;
+    Ok(())
 }
 
 // === impl Loader ===

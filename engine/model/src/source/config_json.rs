@@ -5,14 +5,19 @@ use std::io::Read;
 use std::path::Path;
 
 use berth_engine_core::batch::TokenId;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
+use super::naming::Naming;
 use super::{Flaw, OpenError};
-use crate::config::{ModelConfig, Rope, RopeScaling};
+use crate::config::{ModelConfig, Rope, RopeScaling, check_layer_count};
+use family::{Family, wanted};
+use rope::{Positions, RopeJson};
+
+mod family;
+pub(crate) mod rope;
 
 /// Configs in use have a few kilobytes.
 const BYTES_MAX: u64 = 1 << 20;
-const ARCHITECTURE: &str = "LlamaForCausalLM";
 
 #[derive(Deserialize)]
 struct ConfigJson {
@@ -25,31 +30,44 @@ struct ConfigJson {
     vocab_size: usize,
     rms_norm_eps: f32,
     rope_theta: Option<f32>,
+    rope_local_base_freq: Option<f32>,
     rope_scaling: Option<RopeJson>,
-    /// Where transformers 5 keeps theta and scaling together.
     rope_parameters: Option<RopeJson>,
-    #[serde(default)]
-    tie_word_embeddings: bool,
+    partial_rotary_factor: Option<f32>,
+    tie_word_embeddings: Option<bool>,
     max_position_embeddings: usize,
+    original_max_position_embeddings: Option<f32>,
     bos_token_id: Option<TokenId>,
     eos_token_id: Option<OneOrMore>,
     hidden_act: Option<String>,
+    hidden_activation: Option<String>,
     #[serde(default)]
     attention_bias: bool,
     #[serde(default)]
     mlp_bias: bool,
+    use_bidirectional_attention: Option<bool>,
     quantization_config: Option<serde_json::Value>,
-}
-
-#[derive(Deserialize)]
-struct RopeJson {
-    #[serde(alias = "type")]
-    rope_type: Option<String>,
-    rope_theta: Option<f32>,
-    factor: Option<f32>,
-    low_freq_factor: Option<f32>,
-    high_freq_factor: Option<f32>,
-    original_max_position_embeddings: Option<f32>,
+    query_pre_attn_scalar: Option<f32>,
+    attn_logit_softcapping: Option<f32>,
+    final_logit_softcapping: Option<f32>,
+    /// The outer is none where the file has no such field, the inner where it says null.
+    #[serde(default, deserialize_with = "said")]
+    sliding_window: Option<Option<usize>>,
+    #[serde(default)]
+    use_sliding_window: bool,
+    max_window_layers: Option<usize>,
+    #[serde(alias = "_sliding_window_pattern")]
+    sliding_window_pattern: Option<usize>,
+    layer_types: Option<Vec<String>>,
+    num_experts: Option<usize>,
+    num_local_experts: Option<usize>,
+    num_experts_per_tok: Option<usize>,
+    moe_intermediate_size: Option<usize>,
+    #[serde(default)]
+    norm_topk_prob: bool,
+    decoder_sparse_step: Option<usize>,
+    #[serde(default)]
+    mlp_only_layers: Vec<usize>,
 }
 
 #[derive(Deserialize)]
@@ -72,7 +90,7 @@ struct ArchitectureJson {
 }
 
 /// Reads the folder's `config.json`, and the end tokens of its `generation_config.json`.
-pub(crate) fn read(folder: &Path) -> Result<ModelConfig, OpenError> {
+pub(crate) fn read(folder: &Path) -> Result<(ModelConfig, Naming), OpenError> {
     let path = folder.join("config.json");
     let text = read_bounded(&path).map_err(|flaw| flaw.of(&path))?;
     let name = folder
@@ -80,7 +98,7 @@ pub(crate) fn read(folder: &Path) -> Result<ModelConfig, OpenError> {
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
-    let mut config = parse(&text, name).map_err(|flaw| flaw.of(&path))?;
+    let (mut config, naming) = parse(&text, name).map_err(|flaw| flaw.of(&path))?;
     let path = folder.join("generation_config.json");
     if path.exists() {
         let eos = read_bounded(&path).and_then(|text| generation_eos(&text));
@@ -90,7 +108,7 @@ pub(crate) fn read(folder: &Path) -> Result<ModelConfig, OpenError> {
             }
         }
     }
-    Ok(config)
+    Ok((config, naming))
 }
 
 fn read_bounded(path: &Path) -> Result<Vec<u8>, Flaw> {
@@ -116,101 +134,135 @@ fn generation_eos(text: &[u8]) -> Result<Vec<TokenId>, Flaw> {
         .unwrap_or_default())
 }
 
-pub(crate) fn parse(text: &[u8], name: String) -> Result<ModelConfig, Flaw> {
+pub(crate) fn parse(text: &[u8], name: String) -> Result<(ModelConfig, Naming), Flaw> {
     let fault = |error: serde_json::Error| Flaw::malformed("JSON", error.to_string());
     let ArchitectureJson { architectures } = serde_json::from_slice(text).map_err(fault)?;
-    if architectures != [ARCHITECTURE] {
-        return Err(Flaw::Unsupported {
-            what: format!("architecture {}", architectures.join(", ")),
-            supported: "folders with architecture LlamaForCausalLM are",
-        });
-    }
+    let family = Family::of(&architectures)?;
     let json: ConfigJson = serde_json::from_slice(text).map_err(fault)?;
     json.check_supported()?;
-    let rope = json.rope()?;
+    check_layer_count(json.num_hidden_layers)?;
     let per_head = json
         .hidden_size
         .checked_div(json.num_attention_heads)
         .unwrap_or(0);
-    Ok(ModelConfig {
+    let head_dim = json.head_dim.or(family.default_head_dim(per_head));
+    let head_dim = wanted(head_dim, "head_dim")?;
+    let rope = json.rope(head_dim)?;
+    let config = ModelConfig {
         name,
         hidden_size: json.hidden_size,
         layer_count: json.num_hidden_layers,
         head_count: json.num_attention_heads,
         kv_head_count: json.num_key_value_heads.unwrap_or(json.num_attention_heads),
-        head_dim: json.head_dim.unwrap_or(per_head),
+        head_dim,
         intermediate_size: json.intermediate_size,
         vocab_size: json.vocab_size,
         rms_norm_eps: json.rms_norm_eps,
+        graph: family.graph(&json, &rope)?,
+        tied_embeddings: json
+            .tie_word_embeddings
+            .unwrap_or_else(|| family.is_tied_by_default()),
+        position_count_max: position_count(json.max_position_embeddings, &rope),
         rope,
-        tied_embeddings: json.tie_word_embeddings,
-        position_count_max: json.max_position_embeddings,
         bos: json.bos_token_id,
         eos: json
             .eos_token_id
             .map(OneOrMore::into_vec)
             .unwrap_or_default(),
-    })
+    };
+    Ok((config, family.naming()))
+}
+
+/// Positions that the model may be served with: Qwen's files tell those of the first training,
+/// and a stretch.
+fn position_count(told: usize, rope: &Rope) -> usize {
+    let RopeScaling::Yarn(yarn) = &rope.scaling else {
+        return told;
+    };
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it saturates, and the config is checked afterwards"
+    )]
+    let stretched = (yarn.factor * yarn.original_positions) as usize;
+    told.max(stretched)
+}
+
+/// A field that is there, be it null.
+fn said<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<usize>>, D::Error> {
+    Option::deserialize(value).map(Some)
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "widths and positions in use are below 2^24"
+)]
+fn real(count: usize) -> f32 {
+    count as f32
 }
 
 // === impl ConfigJson ===
 
 impl ConfigJson {
     fn check_supported(&self) -> Result<(), Flaw> {
-        let activation = self.hidden_act.as_deref().unwrap_or("silu");
-        let what = if activation != "silu" {
-            format!("activation {activation:?}")
-        } else if self.attention_bias || self.mlp_bias {
-            "a projection with bias".to_owned()
+        let what = if self.attention_bias || self.mlp_bias {
+            "a projection with bias"
+        } else if self.use_bidirectional_attention == Some(true) {
+            "attention to later positions"
         } else if self.quantization_config.is_some() {
-            "a quantization_config".to_owned()
+            "a quantization_config"
         } else {
             return Ok(());
         };
         Err(Flaw::Unsupported {
-            what,
-            supported: "bias-free SiLU decoders in F32, F16, BF16 are",
+            what: what.to_owned(),
+            supported: "bias-free decoders in F32, F16, BF16 are",
         })
     }
 
-    fn rope(&self) -> Result<Rope, Flaw> {
-        let scaled = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref());
-        let theta = scaled.and_then(|rope| rope.rope_theta).or(self.rope_theta);
-        let scaling = scaled.map_or(Ok(RopeScaling::None), RopeJson::scaling)?;
+    /// Of the layers that see all positions.
+    fn rope(&self, head_dim: usize) -> Result<Rope, Flaw> {
+        let told = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref());
+        let told = told.map(|rope| rope.full_attention.as_deref().unwrap_or(rope));
+        let theta = told.and_then(|rope| rope.rope_theta).or(self.rope_theta);
+        let part = told
+            .and_then(|rope| rope.partial_rotary_factor)
+            .or(self.partial_rotary_factor);
+        let positions = Positions {
+            count_max: real(self.max_position_embeddings),
+            original: self.original_max_position_embeddings,
+        };
         Ok(Rope {
             theta: theta.unwrap_or(10_000.0),
-            scaling,
+            rotated: part.map_or(head_dim, |part| part_of(head_dim, part)),
+            scaling: told.map_or(Ok(RopeScaling::None), |rope| rope.scaling(positions))?,
+        })
+    }
+
+    /// Of the layers that see a window, where they have their own base and are not stretched.
+    fn local_rope(&self, rope: &Rope) -> Result<Rope, Flaw> {
+        let told = self.rope_parameters.as_ref();
+        let told = told.and_then(|rope| rope.sliding_attention.as_deref());
+        let theta = told
+            .and_then(|rope| rope.rope_theta)
+            .or(self.rope_local_base_freq);
+        Ok(Rope {
+            theta: wanted(theta, "rope_local_base_freq")?,
+            rotated: rope.rotated,
+            scaling: RopeScaling::None,
         })
     }
 }
 
-// === impl RopeJson ===
-
-impl RopeJson {
-    fn scaling(&self) -> Result<RopeScaling, Flaw> {
-        let wanted = |value: Option<f32>, name: &str| {
-            value.ok_or_else(|| Flaw::malformed("rope_scaling", format!("{name} is missing")))
-        };
-        match self.rope_type.as_deref() {
-            None | Some("default") => Ok(RopeScaling::None),
-            Some("linear") => Ok(RopeScaling::Linear {
-                factor: wanted(self.factor, "factor")?,
-            }),
-            Some("llama3") => Ok(RopeScaling::Llama3 {
-                factor: wanted(self.factor, "factor")?,
-                low_freq_factor: wanted(self.low_freq_factor, "low_freq_factor")?,
-                high_freq_factor: wanted(self.high_freq_factor, "high_freq_factor")?,
-                original_positions: wanted(
-                    self.original_max_position_embeddings,
-                    "original_max_position_embeddings",
-                )?,
-            }),
-            Some(other) => Err(Flaw::Unsupported {
-                what: format!("rope scaling {other:?}"),
-                supported: "default, linear and llama3 are",
-            }),
-        }
-    }
+/// Some of a head's channels, rounded down.
+fn part_of(head_dim: usize, part: f32) -> usize {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it saturates, and the config is checked afterwards"
+    )]
+    let rotated = (real(head_dim) * part) as usize;
+    rotated
 }
 
 // === impl OneOrMore ===
@@ -225,66 +277,4 @@ impl OneOrMore {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TEXT: &str = r#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 64,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "intermediate_size": 128, "vocab_size": 100, "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 512, "eos_token_id": [1, 2]"#;
-
-    #[track_caller]
-    fn parsed(more: &str) -> Result<ModelConfig, String> {
-        let text = format!("{TEXT}{more}}}");
-        parse(text.as_bytes(), "m".to_owned()).map_err(|flaw| flaw.to_string())
-    }
-
-    #[test]
-    fn rope_is_read_from_its_three_spellings() {
-        let llama3 = RopeScaling::Llama3 {
-            factor: 8.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_positions: 8192.0,
-        };
-        let numbers = r#""factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192"#;
-        let old =
-            format!(r#", "rope_theta": 5e5, "rope_scaling": {{"rope_type": "llama3", {numbers}}}"#);
-        let new = format!(
-            r#", "rope_parameters": {{"rope_type": "llama3", "rope_theta": 5e5, {numbers}}}"#
-        );
-        for more in [old, new] {
-            let rope = parsed(&more).unwrap().rope;
-            assert_eq!(
-                rope,
-                Rope {
-                    theta: 5e5,
-                    scaling: llama3.clone()
-                }
-            );
-        }
-        assert_eq!(parsed("").unwrap().rope.scaling, RopeScaling::None);
-    }
-
-    #[test]
-    fn what_is_not_supported_is_named() {
-        let refused = |more: &str| parsed(more).unwrap_err();
-        assert_eq!(
-            refused(r#", "attention_bias": true"#),
-            "a projection with bias is not supported"
-        );
-        assert_eq!(
-            refused(r#", "hidden_act": "gelu""#),
-            "activation \"gelu\" is not supported"
-        );
-        let yarn = r#", "rope_scaling": {"rope_type": "yarn", "factor": 4.0}"#;
-        assert_eq!(refused(yarn), "rope scaling \"yarn\" is not supported");
-        let other = br#"{"architectures": ["GPT2LMHeadModel"], "n_embd": 768}"#;
-        let flaw = parse(other, "m".to_owned()).unwrap_err();
-        assert_eq!(
-            flaw.to_string(),
-            "architecture GPT2LMHeadModel is not supported"
-        );
-    }
-}
+mod tests;

@@ -13,7 +13,6 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::store::{Stored, TensorStore};
-use super::weight::Naming;
 use super::{Flaw, ModelSource, OpenError, TokenizerFiles, config_json};
 
 /// A thousand tensors take about 100 KB.
@@ -38,12 +37,13 @@ pub(crate) fn open(folder: &Path) -> Result<ModelSource, OpenError> {
     for path in tensor_files(folder)? {
         add_file(&mut store, &path).map_err(|flaw| flaw.of(&path))?;
     }
+    let (config, naming) = config_json::read(folder)?;
     Ok(ModelSource {
         path: folder.to_path_buf(),
-        config: config_json::read(folder)?,
+        config,
         tokenizer: TokenizerFiles::Folder(folder.to_path_buf()),
         store,
-        naming: Naming::HuggingFace,
+        naming,
     })
 }
 

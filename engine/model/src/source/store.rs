@@ -73,6 +73,10 @@ impl TensorStore {
         Ok(())
     }
 
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
     pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors
             .get(name)

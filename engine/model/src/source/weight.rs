@@ -1,4 +1,4 @@
-//! The weights of a decoder, their names in both formats, and the shapes they must have.
+//! The weights of a decoder, and the shapes they must have.
 
 use candle_core::Tensor;
 
@@ -23,49 +23,73 @@ pub(crate) enum LayerWeight {
     Query,
     Key,
     Value,
+    QueryBias,
+    KeyBias,
+    ValueBias,
+    /// As long as a head.
+    QueryNorm,
+    KeyNorm,
     Output,
+    /// Of what attention adds.
+    AfterAttention,
     MlpNorm,
     Gate,
     Up,
     Down,
+    /// Of what the feed-forward block adds.
+    AfterMlp,
+    /// A row for each expert.
+    Router,
+    ExpertGate(usize),
+    ExpertUp(usize),
+    ExpertDown(usize),
 }
 
-/// Which names a file gives them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Naming {
-    Gguf,
-    HuggingFace,
-}
-
-const LAYER_WEIGHTS: [LayerWeight; 9] = [
-    LayerWeight::AttentionNorm,
-    LayerWeight::Query,
-    LayerWeight::Key,
-    LayerWeight::Value,
-    LayerWeight::Output,
-    LayerWeight::MlpNorm,
-    LayerWeight::Gate,
-    LayerWeight::Up,
-    LayerWeight::Down,
-];
-
-/// Every weight that `config` asks for, with its shape.
-pub(crate) fn expected(config: &ModelConfig) -> Vec<(Weight, Vec<usize>)> {
-    let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-    let mut all = vec![
-        (Weight::Embedding, vec![vocab, hidden]),
-        (Weight::FinalNorm, vec![hidden]),
-    ];
+/// Every weight that `config` asks for.
+pub(crate) fn all(config: &ModelConfig) -> impl Iterator<Item = Weight> {
+    let mut tables = vec![Weight::Embedding, Weight::FinalNorm];
     if !config.tied_embeddings {
-        all.push((Weight::Head, vec![vocab, hidden]));
+        tables.push(Weight::Head);
     }
-    if let RopeScaling::PerFrequency(factors) = &config.rope.scaling {
-        all.push((Weight::RopeFactors, vec![factors.len()]));
+    if let RopeScaling::PerFrequency(_) = &config.rope.scaling {
+        tables.push(Weight::RopeFactors);
     }
-    for layer in 0..config.layer_count {
-        let shapes =
-            LAYER_WEIGHTS.map(|weight| (Weight::Layer(layer, weight), weight.shape(config)));
-        all.extend(shapes);
+    let of_layer = |layer| {
+        let weights = layer_weights(config, layer).into_iter();
+        weights.map(move |weight| Weight::Layer(layer, weight))
+    };
+    let layers = (0..config.layer_count).flat_map(of_layer);
+    tables.into_iter().chain(layers)
+}
+
+fn layer_weights(config: &ModelConfig, layer: usize) -> Vec<LayerWeight> {
+    use LayerWeight as W;
+    let graph = &config.graph;
+    let mut all = vec![
+        W::AttentionNorm,
+        W::Query,
+        W::Key,
+        W::Value,
+        W::Output,
+        W::MlpNorm,
+    ];
+    if graph.qkv_bias {
+        all.extend([W::QueryBias, W::KeyBias, W::ValueBias]);
+    }
+    if graph.head_norms {
+        all.extend([W::QueryNorm, W::KeyNorm]);
+    }
+    if graph.norms_after {
+        all.extend([W::AfterAttention, W::AfterMlp]);
+    }
+    match graph.experts_of(layer) {
+        None => all.extend([W::Gate, W::Up, W::Down]),
+        Some(experts) => {
+            let of_expert =
+                |expert| [W::ExpertGate, W::ExpertUp, W::ExpertDown].map(|of| of(expert));
+            all.push(W::Router);
+            all.extend((0..experts.count).flat_map(of_expert));
+        }
     }
     all
 }
@@ -90,6 +114,21 @@ pub(crate) fn row_before_pairs_apart(row: usize, head_dim: usize) -> usize {
     head * head_dim + 2 * pair + side
 }
 
+// === impl Weight ===
+
+impl Weight {
+    /// `(outputs, inputs)`, or the length of a vector.
+    pub(crate) fn shape(self, config: &ModelConfig) -> Vec<usize> {
+        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        match self {
+            Self::Embedding | Self::Head => vec![vocab, hidden],
+            Self::FinalNorm => vec![hidden],
+            Self::RopeFactors => vec![config.rope.rotated / 2],
+            Self::Layer(_, weight) => weight.shape(config),
+        }
+    }
+}
+
 // === impl LayerWeight ===
 
 impl LayerWeight {
@@ -97,73 +136,26 @@ impl LayerWeight {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let query = config.head_count * config.head_dim;
         let kv = config.kv_head_count * config.head_dim;
+        let (expert_count, expert_inner) = match &config.graph.experts {
+            Some(experts) => (experts.count, experts.intermediate_size),
+            None => (0, 0),
+        };
         match self {
-            Self::AttentionNorm | Self::MlpNorm => vec![hidden],
+            Self::AttentionNorm | Self::AfterAttention | Self::MlpNorm | Self::AfterMlp => {
+                vec![hidden]
+            }
+            Self::QueryNorm | Self::KeyNorm => vec![config.head_dim],
+            Self::QueryBias => vec![query],
+            Self::KeyBias | Self::ValueBias => vec![kv],
             Self::Query => vec![query, hidden],
             Self::Key | Self::Value => vec![kv, hidden],
             Self::Output => vec![hidden, query],
             Self::Gate | Self::Up => vec![inner, hidden],
             Self::Down => vec![hidden, inner],
+            Self::Router => vec![expert_count, hidden],
+            Self::ExpertGate(_) | Self::ExpertUp(_) => vec![expert_inner, hidden],
+            Self::ExpertDown(_) => vec![hidden, expert_inner],
         }
-    }
-
-    fn gguf_name(self) -> &'static str {
-        match self {
-            Self::AttentionNorm => "attn_norm",
-            Self::Query => "attn_q",
-            Self::Key => "attn_k",
-            Self::Value => "attn_v",
-            Self::Output => "attn_output",
-            Self::MlpNorm => "ffn_norm",
-            Self::Gate => "ffn_gate",
-            Self::Up => "ffn_up",
-            Self::Down => "ffn_down",
-        }
-    }
-
-    fn hugging_face_name(self) -> &'static str {
-        match self {
-            Self::AttentionNorm => "input_layernorm",
-            Self::Query => "self_attn.q_proj",
-            Self::Key => "self_attn.k_proj",
-            Self::Value => "self_attn.v_proj",
-            Self::Output => "self_attn.o_proj",
-            Self::MlpNorm => "post_attention_layernorm",
-            Self::Gate => "mlp.gate_proj",
-            Self::Up => "mlp.up_proj",
-            Self::Down => "mlp.down_proj",
-        }
-    }
-}
-
-// === impl Naming ===
-
-impl Naming {
-    pub(crate) fn name(self, weight: Weight) -> String {
-        match (self, weight) {
-            (Self::Gguf, Weight::Embedding) => "token_embd.weight".to_owned(),
-            (Self::Gguf, Weight::FinalNorm) => "output_norm.weight".to_owned(),
-            (Self::Gguf, Weight::Head) => "output.weight".to_owned(),
-            (_, Weight::RopeFactors) => "rope_freqs.weight".to_owned(),
-            (Self::Gguf, Weight::Layer(layer, weight)) => {
-                format!("blk.{layer}.{}.weight", weight.gguf_name())
-            }
-            (Self::HuggingFace, Weight::Embedding) => "model.embed_tokens.weight".to_owned(),
-            (Self::HuggingFace, Weight::FinalNorm) => "model.norm.weight".to_owned(),
-            (Self::HuggingFace, Weight::Head) => "lm_head.weight".to_owned(),
-            (Self::HuggingFace, Weight::Layer(layer, weight)) => {
-                format!("model.layers.{layer}.{}.weight", weight.hugging_face_name())
-            }
-        }
-    }
-
-    /// Rows of this weight need [`pairs_apart`].
-    pub(crate) fn interleaves_pairs(self, weight: Weight) -> bool {
-        let rotated = matches!(
-            weight,
-            Weight::Layer(_, LayerWeight::Query | LayerWeight::Key)
-        );
-        self == Self::Gguf && rotated
     }
 }
 

@@ -98,11 +98,11 @@ fn other_architectures_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("other.gguf");
     let mut gguf = Gguf::default();
-    gguf.text("general.architecture", "gemma3");
+    gguf.text("general.architecture", "mamba");
     fs::write(&path, gguf.finish()).unwrap();
     let message = ModelSource::open(&path).unwrap_err().to_string();
-    let expected =
-        "architecture \"gemma3\" is not supported; GGUF files of architecture \"llama\" are";
+    let expected = "architecture \"mamba\" is not supported; GGUF files of architecture llama, \
+                    qwen2, qwen3, qwen3moe, gemma2, gemma3 and phi3 are";
     assert!(message.ends_with(expected), "{message}");
 }
 
