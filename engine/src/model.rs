@@ -148,7 +148,11 @@ pub(crate) fn open(args: &ModelArgs) -> Result<Model, Error> {
     if args.device == Device::Cuda {
         return Err(Error::NoCuda);
     }
-    let source = Arc::new(ModelSource::open(&args.model)?);
+    let mut source = ModelSource::open(&args.model)?;
+    if let Some(longest) = args.max_model_len {
+        source.limit_positions(longest);
+    }
+    let source = Arc::new(source);
     let config = source.config();
     let is_folder = matches!(source.tokenizer(), TokenizerFiles::Folder(_));
     if args.quantization.is_some() && is_folder {

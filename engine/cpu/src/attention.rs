@@ -1,6 +1,6 @@
 //! Paged attention over grouped heads, prefill and decode alike, in one fixed order.
 //!
-//! A row sees its sequence's positions up to its own. They are taken in tiles of 32, ascending,
+//! A row sees its sequence's positions up to its own, or the last ones of a window. They are taken in tiles of 32, ascending,
 //! by an online softmax; after each 512 positions (a split) a new one begins, and the splits are
 //! merged in ascending order. None of this depends on the batch, on how a prompt was cut into
 //! steps, on which blocks hold it, or on which worker computes what; so neither do the bits.
@@ -58,6 +58,17 @@ pub struct AttentionShape {
     pub block_count: usize,
 }
 
+/// How a layer's scores are made, and which positions get one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scoring {
+    /// What queries are multiplied with.
+    pub scale: f32,
+    /// Scores are `cap · tanh(score / cap)`.
+    pub cap: Option<f32>,
+    /// A row sees so many positions at most, its own the last; at least one.
+    pub window: Option<usize>,
+}
+
 /// Some columns of a row-major matrix.
 #[derive(Clone, Copy, Debug)]
 pub struct Columns<'a> {
@@ -82,6 +93,8 @@ pub struct Projected<'a> {
     pub values: Columns<'a>,
     /// How each row's queries and keys are turned.
     pub angles: &'a Angles,
+    /// How queries are scored against keys.
+    pub scoring: Scoring,
 }
 
 /// Computes attention; keeps the workers' scratch memory from step to step.
@@ -128,6 +141,28 @@ impl AttentionShape {
     fn group_columns(self, kv_head: usize) -> Range<usize> {
         let width = self.heads_per_group * self.head_dim;
         kv_head * width..(kv_head + 1) * width
+    }
+}
+
+// === impl Scoring ===
+
+impl Scoring {
+    /// Divided by the root of the head's width; all positions.
+    #[must_use]
+    pub fn plain(head_dim: usize) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "heads are below 2^20 wide")]
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        Self {
+            scale,
+            cap: None,
+            window: None,
+        }
+    }
+
+    /// The first position that a row sees which sees those before `end`.
+    #[inline(always)]
+    fn first_seen(self, end: usize) -> usize {
+        self.window.map_or(0, |window| end.saturating_sub(window))
     }
 }
 
@@ -201,7 +236,8 @@ impl Attention {
         out: &mut [f32],
     ) {
         assert_eq!(self.shape, cache.shape(), "the cache is of this attention");
-        self.units.plan(self.shape, projected.sequences);
+        self.units
+            .plan(self.shape, projected.scoring, projected.sequences);
         self.partial.grow(self.units.partial_count);
         let Self {
             shape,
@@ -212,6 +248,7 @@ impl Attention {
         } = self;
         let place = Place {
             shape: *shape,
+            scoring: projected.scoring,
             out: Parts::of(out),
             partial: Parts::of(partial.all_mut()),
         };

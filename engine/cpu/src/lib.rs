@@ -22,12 +22,14 @@
 pub mod activation;
 pub mod attention;
 pub mod calibrate;
+pub mod cap;
 pub mod matrix;
 pub mod norm;
 pub mod probe;
 pub mod product;
 pub mod rope;
 pub mod rows;
+pub mod softmax;
 pub mod team;
 pub mod tier;
 

@@ -31,10 +31,7 @@ impl RmsNorm<'_> {
             "a row, what is added to it and its place are as long as the weights"
         );
         compute(self.tier, Add { x, delta });
-        let square_sum = compute(self.tier, SquareSum { x });
-        #[expect(clippy::cast_precision_loss, reason = "rows are below 2^20 wide")]
-        let scale = 1.0 / (square_sum / len as f32 + self.eps).sqrt();
-        let weight = self.weight;
+        let (scale, weight) = (self.scale(x), self.weight);
         let kernel = Scale {
             x,
             weight,
@@ -42,6 +39,24 @@ impl RmsNorm<'_> {
             out,
         };
         compute(self.tier, kernel);
+    }
+
+    /// Normalises a row where it is.
+    ///
+    /// # Panics
+    /// When it is not as long as the weights.
+    pub fn normalise(&self, x: &mut [f32]) {
+        assert_eq!(x.len(), self.weight.len(), "a row as long as the weights");
+        let (scale, weight) = (self.scale(x), self.weight);
+        compute(self.tier, ScaleOwn { x, weight, scale });
+    }
+
+    /// One over the root of the mean square.
+    fn scale(&self, x: &[f32]) -> f32 {
+        let square_sum = compute(self.tier, SquareSum { x });
+        #[expect(clippy::cast_precision_loss, reason = "rows are below 2^20 wide")]
+        let len = x.len() as f32;
+        1.0 / (square_sum / len + self.eps).sqrt()
     }
 }
 
@@ -59,6 +74,12 @@ struct Scale<'a> {
     weight: &'a [f32],
     scale: f32,
     out: &'a mut [f32],
+}
+
+struct ScaleOwn<'a> {
+    x: &'a mut [f32],
+    weight: &'a [f32],
+    scale: f32,
 }
 
 impl Kernel for Add<'_> {
@@ -99,6 +120,17 @@ impl Kernel for Scale<'_> {
     }
 }
 
+impl Kernel for ScaleOwn<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        for (x, weight) in self.x.iter_mut().zip(self.weight) {
+            *x = *x * self.scale * weight;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -131,6 +163,9 @@ mod tests {
             for tier in Tier::here() {
                 let (tier_sums, tier_found) = run(tier);
                 prop_assert!(tier_sums == sums && tier_found == found, "{:?}", tier);
+                let mut own = sums.clone();
+                RmsNorm { tier, weight: &weight, eps: 1e-5 }.normalise(&mut own);
+                prop_assert!(own == found, "{:?} in place", tier);
             }
         }
     }

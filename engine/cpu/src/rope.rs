@@ -1,9 +1,11 @@
-//! Rotary position embedding (Su et al. 2021): turns pairs of channels, half a head apart.
+//! Rotary position embedding (Su et al. 2021): turns pairs of channels, which lie apart by half of
+//! those that are turned; a head's later channels may be left as they are.
 
 /// Cosines and sines of each row of a step.
 #[derive(Clone, Debug, Default)]
 pub struct Angles {
     pair_count: usize,
+    magnitude: f32,
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
@@ -11,11 +13,13 @@ pub struct Angles {
 // === impl Angles ===
 
 impl Angles {
-    /// For heads of `pair_count` pairs; no rows yet.
+    /// For heads of which the first `pair_count` pairs are turned, and multiplied with
+    /// `magnitude`; no rows yet.
     #[must_use]
-    pub fn new(pair_count: usize) -> Self {
+    pub fn new(pair_count: usize, magnitude: f32) -> Self {
         Self {
             pair_count,
+            magnitude,
             ..Self::default()
         }
     }
@@ -29,8 +33,8 @@ impl Angles {
     /// Adds a row whose pairs turn by these angles, radians.
     pub fn push(&mut self, angles: impl Iterator<Item = f32>) {
         for angle in angles.take(self.pair_count) {
-            self.cos.push(angle.cos());
-            self.sin.push(angle.sin());
+            self.cos.push(angle.cos() * self.magnitude);
+            self.sin.push(angle.sin() * self.magnitude);
         }
     }
 
@@ -42,8 +46,13 @@ impl Angles {
             &self.cos[row * half..][..half],
             &self.sin[row * half..][..half],
         );
-        let (low, high) = from.split_at(half);
-        let (to_low, to_high) = to.split_at_mut(half);
+        let (turned, kept) = from.split_at(2 * half);
+        let (to_turned, to_kept) = to.split_at_mut(2 * half);
+        for (to, kept) in to_kept.iter_mut().zip(kept) {
+            *to = kept * scale;
+        }
+        let (low, high) = turned.split_at(half);
+        let (to_low, to_high) = to_turned.split_at_mut(half);
         let channels = low.iter().zip(high).zip(cos.iter().zip(sin));
         for (((a, b), (cos, sin)), (low, high)) in channels.zip(to_low.iter_mut().zip(to_high)) {
             *low = (a * cos - b * sin) * scale;
@@ -58,7 +67,7 @@ mod tests {
 
     #[test]
     fn pairs_half_a_head_apart_turn_by_their_row_s_angles() {
-        let mut angles = Angles::new(2);
+        let mut angles = Angles::new(2, 1.0);
         angles.push([9.0, 9.0].into_iter());
         angles.push([std::f32::consts::FRAC_PI_2, 0.0].into_iter());
         let mut head = [0.0; 4];
@@ -71,5 +80,14 @@ mod tests {
         angles.push([0.0, 0.0].into_iter());
         angles.turn(0, &[1.0, 2.0, 3.0, 4.0], 1.0, &mut head);
         assert_eq!(head, [1.0, 2.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn later_channels_are_kept_and_turned_ones_are_magnified() {
+        let mut angles = Angles::new(1, 1.5);
+        angles.push([0.0].into_iter());
+        let mut head = [0.0; 4];
+        angles.turn(0, &[1.0, 2.0, 3.0, 4.0], 2.0, &mut head);
+        assert_eq!(head, [3.0, 6.0, 6.0, 8.0]);
     }
 }

@@ -126,7 +126,13 @@ impl ModelConfig {
                 format!("{parts} parts are more than there are rows"),
             );
         }
-        Ok(())
+        match &self.graph.experts {
+            Some(experts) if experts.intermediate_size < parts => fault(
+                "expert width",
+                format!("{} for {parts} parts", experts.intermediate_size),
+            ),
+            _ => Ok(()),
+        }
     }
 
     fn check_numbers(&self) -> Result<(), ConfigError> {

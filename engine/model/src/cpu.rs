@@ -35,6 +35,9 @@ use load::Loader;
 
 mod decoder;
 mod exchange;
+mod experts;
+mod feed_forward;
+mod heads;
 mod load;
 mod memory;
 mod spec;
@@ -215,5 +218,7 @@ fn asking(sequences: &[StepSequence]) -> Vec<Asking<'_>> {
         .collect()
 }
 
+#[cfg(test)]
+mod families;
 #[cfg(test)]
 mod tests;

@@ -77,7 +77,7 @@ pub(crate) fn weights() -> Weights {
 }
 
 /// Between -0.5 and 0.5, and exact in bf16: seven bits.
-fn random(state: &mut u32) -> f32 {
+pub(crate) fn random(state: &mut u32) -> f32 {
     *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
     f32::from(i8::try_from(*state >> 25).unwrap() - 64) / 128.0
 }
@@ -109,7 +109,7 @@ pub(crate) fn write_folder(folder: &Path, dtype: Dtype) {
     safetensors::serialize_to_file(views, None, &folder.join("model.safetensors")).unwrap();
 }
 
-fn encode(elements: &[f32], dtype: Dtype) -> Vec<u8> {
+pub(crate) fn encode(elements: &[f32], dtype: Dtype) -> Vec<u8> {
     let each = |&element: &f32| match dtype {
         Dtype::F16 => f16::from_f32(element).to_le_bytes().to_vec(),
         Dtype::BF16 => bf16::from_f32(element).to_le_bytes().to_vec(),

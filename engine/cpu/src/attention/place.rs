@@ -9,7 +9,7 @@ use berth_engine_core::batch::StepSequence;
 use super::seen::{Seen, finish, merge, record_size};
 use super::tile::TILE;
 use super::unit::Unit;
-use super::{AttentionShape, SPLIT};
+use super::{AttentionShape, SPLIT, Scoring};
 use crate::lanes::{Kernel, Lanes, compute};
 use crate::parts::Parts;
 use crate::tier::Tier;
@@ -17,6 +17,7 @@ use crate::tier::Tier;
 /// Where units put what they have computed.
 pub(super) struct Place<'a> {
     pub(super) shape: AttentionShape,
+    pub(super) scoring: Scoring,
     /// As wide as the queries.
     pub(super) out: Parts<'a, f32>,
     /// Records of units of one split.
@@ -26,7 +27,10 @@ pub(super) struct Place<'a> {
 /// The splits of one unit, one after the other, to be merged into the first.
 struct Merge<'a> {
     shape: AttentionShape,
-    /// Positions that the first row sees.
+    scoring: Scoring,
+    /// The first split's number.
+    first_split: usize,
+    /// Positions up to the first row's own.
     first_visible: usize,
     /// Pieces of a split's records.
     records: usize,
@@ -50,14 +54,15 @@ impl Place<'_> {
 
     /// Merges the splits of what was cut by them; `unit` is the first.
     pub(super) fn merge(&self, tier: Tier, unit: &Unit, sequence: &StepSequence) {
-        let visible_max = sequence.first_position + sequence.tokens.len();
         let records = unit.query_count(self.shape) * record_size(self.shape.head_dim);
         let start = unit.partial_at.unwrap_or_default() * record_size(self.shape.head_dim);
-        let end = start + records * visible_max.div_ceil(SPLIT);
+        let end = start + records * unit.all_splits.len();
         // SAFETY: all units are computed, and the splits of each are merged by one worker.
         let splits = unsafe { self.partial.part(start..end) };
         let merge = Merge {
             shape: self.shape,
+            scoring: self.scoring,
+            first_split: unit.all_splits.start,
             first_visible: sequence.first_position + unit.rows.start + 1,
             records,
             splits,
@@ -89,10 +94,15 @@ impl Kernel for Merge<'_> {
     fn run<L: Lanes>(self) {
         let size = record_size(self.shape.head_dim);
         let (total, later) = self.splits.split_at_mut(self.records);
-        for (split, records) in (1..).zip(later.chunks_exact(self.records)) {
+        let splits = self.first_split + 1..;
+        for (split, records) in splits.zip(later.chunks_exact(self.records)) {
             let queries = total.chunks_exact_mut(size).zip(records.chunks_exact(size));
             for (query, (total, record)) in queries.enumerate() {
-                if self.first_visible + query / self.shape.heads_per_group > split * SPLIT {
+                let visible = self.first_visible + query / self.shape.heads_per_group;
+                let begin = self.scoring.first_seen(visible) / SPLIT;
+                if split == begin {
+                    total.copy_from_slice(record);
+                } else if split > begin && visible > split * SPLIT {
                     merge::<L>(total, record);
                 }
             }

@@ -11,6 +11,7 @@ use super::*;
 #[derive(Clone)]
 struct Text {
     shape: AttentionShape,
+    scoring: Scoring,
     /// `[position][queries, keys, values]`.
     rows: Vec<Vec<f32>>,
     blocks: Vec<u32>,
@@ -30,6 +31,7 @@ impl Text {
         let blocks = blocks.map(|block| u32::try_from(block).unwrap()).collect();
         Self {
             shape,
+            scoring: Scoring::plain(shape.head_dim),
             rows,
             blocks,
         }
@@ -61,12 +63,16 @@ impl Text {
                     .zip(query)
                     .map(|(key, query)| key * f64::from(*query))
                     .sum();
-                (dot / f64::from(u32::try_from(dim).unwrap()).sqrt()).exp()
+                let score = dot * f64::from(self.scoring.scale);
+                let cap = self.scoring.cap.map(f64::from);
+                cap.map_or(score, |cap| cap * (score / cap).tanh()).exp()
             };
-            let weights: Vec<f64> = (0..=position).map(score).collect();
+            let first = self.scoring.first_seen(position + 1);
+            let weights: Vec<f64> = (first..=position).map(score).collect();
             let total: f64 = weights.iter().sum();
             out.extend((0..dim).map(|channel| {
-                let values = (0..=position).map(|other| stored(other, from + kv_width + channel));
+                let values =
+                    (first..=position).map(|other| stored(other, from + kv_width + channel));
                 values
                     .zip(&weights)
                     .map(|(value, weight)| value * weight / total)
@@ -114,7 +120,7 @@ fn run(
             stride: query_width + 2 * kv_width,
             first,
         };
-        let mut angles = Angles::new(shape.head_dim / 2);
+        let mut angles = Angles::new(shape.head_dim / 2, 1.0);
         rows().for_each(|_| angles.push(std::iter::repeat_n(0.0, shape.head_dim / 2)));
         let projected = Projected {
             sequences: &sequences,
@@ -122,6 +128,7 @@ fn run(
             keys: columns(query_width),
             values: columns(query_width + kv_width),
             angles: &angles,
+            scoring: texts[0].scoring,
         };
         let mut out = vec![f32::NAN; rows().count() * query_width];
         attention.write(&mut team, &mut cache, &projected);
@@ -168,7 +175,7 @@ fn check_formula(text: &Text, found: &[Vec<f32>]) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Any heads, any block size, any cut, every tier.
+    /// Any heads, any block size, any window, any cut, every tier.
     #[test]
     fn it_is_that_of_the_formula_with_the_same_bits_on_every_tier_and_at_every_cut(
         (kv_head_count, heads_per_group, half) in (1_usize..4, 1_usize..6, 1_usize..25),
@@ -176,12 +183,14 @@ proptest! {
         length in 1_usize..90,
         chunk in 1_usize..40,
         worker_count in 1_usize..4,
+        (window, cap) in (prop::option::of(1_usize..70), prop::option::of(0.5_f32..9.0)),
         seed in 0_u32..1_000,
     ) {
         let shape = AttentionShape { block_size, ..shape(kv_head_count, heads_per_group, 2 * half) };
         let text = [Text::new(shape, seed, length, 0)];
         let shape = AttentionShape { block_count: 3 * length.div_ceil(block_size), ..shape };
-        let text = text.map(|text| Text { shape, ..text });
+        let scoring = Scoring { window, cap, scale: 0.3 };
+        let text = text.map(|text| Text { shape, scoring, ..text });
         let whole = run(Tier::Portable, 1, &text, &in_chunks(0, length, length));
         check_formula(&text[0], &whole[0]);
         for tier in Tier::here() {
@@ -193,8 +202,16 @@ proptest! {
 
 #[test]
 fn splits_are_merged_alike_in_prefill_and_decode() {
+    for window in [None, Some(40), Some(SPLIT + 1), Some(2 * SPLIT - 100)] {
+        check_splits(window);
+    }
+}
+
+#[track_caller]
+fn check_splits(window: Option<usize>) {
     let length = 2 * SPLIT + 70;
-    let text = [Text::new(shape(2, 3, 16), 5, length, 0)];
+    let mut text = [Text::new(shape(2, 3, 16), 5, length, 0)];
+    text[0].scoring.window = window;
     let whole = run(Tier::best(), 2, &text, &in_chunks(0, length, length));
     check_formula(&text[0], &whole[0]);
     for (tier, chunk) in Tier::here().into_iter().zip([1, FEW_ROWS, 64, 300, 7]) {
@@ -206,7 +223,7 @@ fn splits_are_merged_alike_in_prefill_and_decode() {
             (!positions.is_empty()).then(|| vec![(0, positions)])
         }));
         let cut = run(tier, 3, &text, &steps);
-        assert!(cut == whole, "{tier:?} in chunks of {chunk}");
+        assert!(cut == whole, "{tier:?} in chunks of {chunk}, {window:?}");
     }
 }
 

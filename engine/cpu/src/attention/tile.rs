@@ -4,10 +4,14 @@
 //! weights are summed by lanes. An output channel takes the tile's values in order of position.
 //! Positions that a query may not see get no weight and their values are not read.
 
+use std::ops::Range;
+
 use berth_engine_core::batch::BlockId;
 
+use super::Scoring;
 use super::cache::HeadCache;
 use super::seen::{Seen, greatest, weight_sum};
+use crate::cap::capped;
 use crate::exp::exp;
 use crate::lanes::{Lanes, WIDTH, max, sum};
 
@@ -29,15 +33,16 @@ pub(super) struct Tile {
 pub(super) struct Queries {
     /// Scaled: `[query][channel]`.
     pub(super) vectors: Vec<f32>,
-    /// Positions that each query sees, ascending.
+    /// Positions up to each query's own, ascending.
     pub(super) visible: Vec<usize>,
+    pub(super) scoring: Scoring,
     pub(super) seen: Seen,
 }
 
 /// How some queries weigh a tile's positions.
 struct Weighed<const Q: usize> {
-    /// Positions that each query sees of the tile.
-    counts: [usize; Q],
+    /// Positions that each query sees of the tile; both ends ascend.
+    ranges: [Range<usize>; Q],
     weights: [[f32; TILE]; Q],
     /// What each query's earlier sums are multiplied with.
     shrinks: [f32; WIDTH],
@@ -104,7 +109,9 @@ impl Tile {
     #[inline(always)]
     pub(super) fn show<L: Lanes>(&self, first: usize, queries: &mut Queries) {
         let mut query = queries.visible.partition_point(|visible| *visible <= first);
-        let end = queries.visible.len();
+        let scoring = queries.scoring;
+        let reaches = |visible: &usize| scoring.first_seen(*visible) < first + TILE;
+        let end = queries.visible.partition_point(reaches);
         while query < end {
             match (end - query).min(L::QUERIES_AT_ONCE) {
                 1 => self.show_to::<L, 1>(first, query, queries),
@@ -118,14 +125,20 @@ impl Tile {
 
     #[inline(always)]
     fn show_to<L: Lanes, const Q: usize>(&self, first: usize, at: usize, queries: &mut Queries) {
-        let counts: [usize; Q] =
-            std::array::from_fn(|query| (queries.visible[at + query] - first).min(TILE));
+        let ranges: [Range<usize>; Q] = std::array::from_fn(|query| {
+            let end = (queries.visible[at + query] - first).min(TILE);
+            queries.first_seen(at + query).saturating_sub(first)..end
+        });
         let scores = self.scores::<L, Q>(at, queries);
         let mut weights = [[0.0; TILE]; Q];
         let mut shrinks = [0.0; WIDTH];
         let seen = &mut queries.seen;
         for query in 0..Q {
-            let scores = masked(scores[query], counts[query]);
+            let scores = scores[query].map(|scores| match queries.scoring.cap {
+                Some(cap) => capped(scores, cap),
+                None => scores,
+            });
+            let scores = masked(scores, &ranges[query]);
             let greatest = greatest(seen.of_mut(at + query));
             let before = *greatest;
             let here = max(scores[0].max(scores[1]));
@@ -141,7 +154,7 @@ impl Tile {
             *weight_sum = weight_sum.mul_add(shrinks[query], sum(low.add(high)));
         }
         let weighed = Weighed {
-            counts,
+            ranges,
             weights,
             shrinks,
         };
@@ -173,21 +186,34 @@ impl Tile {
         seen: &mut Seen,
     ) {
         let Weighed {
-            counts,
+            ranges,
             weights,
             shrinks,
         } = weighed;
         let pieces = pieces(self.head_dim);
-        // Rows ascend, so the first query sees least.
-        let common = counts[0];
+        // Rows ascend: the last query begins last, the first one ends first.
+        let common = ranges[Q - 1].start..ranges[0].end;
         for piece in 0..pieces {
             let mut sums: [[L; 2]; Q] = std::array::from_fn(|query| {
                 let sums = load::<L>(&seen.of(at + query)[1 + piece]);
                 let shrink = L::splat(shrinks[query]);
                 sums.map(|sum| sum.mul(shrink))
             });
+            let own = |sums: &mut [L; 2], query: usize, positions: Range<usize>| {
+                for position in positions {
+                    let [low, high] = load::<L>(&self.values[position * pieces + piece]);
+                    let weight = L::splat(weights[query][position]);
+                    sums[0] = weight.mul_add(low, sums[0]);
+                    sums[1] = weight.mul_add(high, sums[1]);
+                }
+            };
+            for (query, range) in ranges.iter().enumerate() {
+                let before = range.start..common.start.min(range.end);
+                own(&mut sums[query], query, before);
+            }
             let column = self.values[piece..].iter().step_by(pieces);
-            for (position, values) in column.enumerate().take(common) {
+            let seen_by_all = column.enumerate().take(common.end).skip(common.start);
+            for (position, values) in seen_by_all {
                 let [low, high] = load::<L>(values);
                 for (sums, weights) in sums.iter_mut().zip(weights) {
                     let weight = L::splat(weights[position]);
@@ -195,14 +221,9 @@ impl Tile {
                     sums[1] = weight.mul_add(high, sums[1]);
                 }
             }
-            for query in 0..Q {
-                let own = weights[query].iter().enumerate().take(counts[query]);
-                for (position, weight) in own.skip(common) {
-                    let [low, high] = load::<L>(&self.values[position * pieces + piece]);
-                    let weight = L::splat(*weight);
-                    sums[query][0] = weight.mul_add(low, sums[query][0]);
-                    sums[query][1] = weight.mul_add(high, sums[query][1]);
-                }
+            for (query, range) in ranges.iter().enumerate() {
+                let after = common.end.max(common.start).max(range.start)..range.end;
+                own(&mut sums[query], query, after);
                 store(sums[query], &mut seen.of_mut(at + query)[1 + piece]);
             }
         }
@@ -222,15 +243,16 @@ fn store<L: Lanes>(lanes: [L; 2], to: &mut [f32; TILE]) {
     lanes[1].store(&mut halves[1]);
 }
 
-/// Scores past `count` are those of nothing.
+/// Scores outside of `range` are those of nothing.
 #[inline(always)]
-fn masked<L: Lanes>(scores: [L; 2], count: usize) -> [L; 2] {
-    if count == TILE {
+fn masked<L: Lanes>(scores: [L; 2], range: &Range<usize>) -> [L; 2] {
+    if *range == (0..TILE) {
         return scores;
     }
     let mut all = [0.0; TILE];
     store(scores, &mut all);
-    all[count..].fill(f32::NEG_INFINITY);
+    all[..range.start].fill(f32::NEG_INFINITY);
+    all[range.end..].fill(f32::NEG_INFINITY);
     load(&all)
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use berth_engine_core::batch::StepSequence;
 
-use super::{AttentionShape, SPLIT};
+use super::{AttentionShape, SPLIT, Scoring};
 
 /// Up to this many rows of a sequence, each split is a unit of its own.
 pub(super) const FEW_ROWS: usize = 8;
@@ -20,6 +20,8 @@ pub(super) struct Unit {
     pub(super) rows: Range<usize>,
     pub(super) kv_head: usize,
     pub(super) splits: Range<usize>,
+    /// Those of all units of the same rows.
+    pub(super) all_splits: Range<usize>,
     /// For a unit of one split of several: its first query's place among the partial results.
     pub(super) partial_at: Option<usize>,
 }
@@ -38,7 +40,12 @@ pub(super) struct Units {
 
 impl Units {
     /// Cuts a step into units, within a sequence those with the most positions first.
-    pub(super) fn plan(&mut self, shape: AttentionShape, sequences: &[StepSequence]) {
+    pub(super) fn plan(
+        &mut self,
+        shape: AttentionShape,
+        scoring: Scoring,
+        sequences: &[StepSequence],
+    ) {
         self.all.clear();
         self.cut.clear();
         self.partial_count = 0;
@@ -48,16 +55,19 @@ impl Units {
             let split_count = (step.first_position + row_count).div_ceil(SPLIT);
             let rows_per_unit = shape.rows_per_unit();
             for first in (0..row_count).step_by(rows_per_unit).rev() {
+                let first_seen = scoring.first_seen(step.first_position + first + 1);
+                let splits = first_seen / SPLIT..split_count;
                 for kv_head in 0..shape.kv_head_count {
                     let whole = Unit {
                         sequence,
                         sequence_row,
                         rows: first..(first + rows_per_unit).min(row_count),
                         kv_head,
-                        splits: 0..split_count,
+                        splits: splits.clone(),
+                        all_splits: splits.clone(),
                         partial_at: None,
                     };
-                    if row_count <= FEW_ROWS && split_count > 1 {
+                    if row_count <= FEW_ROWS && splits.len() > 1 {
                         self.add_splits(shape, &whole);
                     } else {
                         self.all.push(whole);

@@ -6,7 +6,7 @@ use super::cache::KvCache;
 use super::seen::{Seen, merge};
 use super::tile::{Queries, TILE, Tile};
 use super::unit::Unit;
-use super::{AttentionShape, Projected, SPLIT};
+use super::{AttentionShape, Projected, SPLIT, Scoring};
 use crate::lanes::{Kernel, Lanes};
 
 /// What a worker needs for a unit.
@@ -46,18 +46,20 @@ impl Kernel for Attend<'_> {
         queries.take(self.cache.shape(), self.unit, self.sequence, self.projected);
         let query_count = queries.visible.len();
         let visible_max = queries.visible[query_count - 1];
+        let first_seen = queries.first_seen(0) / TILE * TILE;
         for split in self.unit.splits.clone() {
             let end = ((split + 1) * SPLIT).min(visible_max);
             queries.seen.clear(query_count);
-            for first in (split * SPLIT..end).step_by(TILE) {
+            for first in ((split * SPLIT).max(first_seen)..end).step_by(TILE) {
                 tile.load(cache, blocks, first, (end - first).min(TILE));
                 tile.show::<L>(first, queries);
             }
             for query in 0..query_count {
                 let (total, seen) = (total.of_mut(query), queries.seen.of(query));
-                if split == self.unit.splits.start {
+                let begin = (queries.first_seen(query) / SPLIT).max(self.unit.splits.start);
+                if split == begin {
                     total.copy_from_slice(seen);
-                } else if queries.visible[query] > split * SPLIT {
+                } else if split > begin && queries.visible[query] > split * SPLIT {
                     merge::<L>(total, seen);
                 }
             }
@@ -73,8 +75,15 @@ impl Queries {
         Self {
             vectors: vec![0.0; count_max * shape.head_dim],
             visible: Vec::with_capacity(count_max),
+            scoring: Scoring::plain(shape.head_dim),
             seen: Seen::new(count_max, shape.head_dim),
         }
+    }
+
+    /// The first position that a query sees.
+    #[inline(always)]
+    pub(super) fn first_seen(&self, query: usize) -> usize {
+        self.scoring.first_seen(self.visible[query])
     }
 
     /// Takes the unit's queries, turned and scaled.
@@ -86,8 +95,7 @@ impl Queries {
         sequence: &StepSequence,
         projected: &Projected<'_>,
     ) {
-        #[expect(clippy::cast_precision_loss, reason = "heads are below 2^20 wide")]
-        let scale = 1.0 / (shape.head_dim as f32).sqrt();
+        self.scoring = projected.scoring;
         self.visible.clear();
         let mut vectors = self.vectors.chunks_exact_mut(shape.head_dim);
         for row in unit.rows.clone() {
@@ -96,7 +104,9 @@ impl Queries {
                 .queries
                 .of(step_row, shape.group_columns(unit.kv_head));
             for (head, vector) in heads.chunks_exact(shape.head_dim).zip(&mut vectors) {
-                projected.angles.turn(step_row, head, scale, vector);
+                projected
+                    .angles
+                    .turn(step_row, head, self.scoring.scale, vector);
                 self.visible.push(sequence.first_position + row + 1);
             }
         }

@@ -3,8 +3,10 @@
 use std::ops::Range;
 
 use berth_engine_core::batch::StepSequence;
-use berth_engine_cpu::activation::silu_mul;
-use berth_engine_cpu::attention::{Attention, AttentionShape, Columns, KvCache, Projected};
+use berth_engine_cpu::attention::{
+    Attention, AttentionShape, Columns, KvCache, Projected, Scoring,
+};
+use berth_engine_cpu::cap::soft_cap;
 use berth_engine_cpu::matrix::Matrix;
 use berth_engine_cpu::norm::RmsNorm;
 use berth_engine_cpu::product::Products;
@@ -14,7 +16,10 @@ use berth_engine_cpu::team::Team;
 use berth_engine_cpu::tier::Tier;
 
 use super::exchange::{add_up, in_token_order};
+use super::feed_forward::{FeedForward, Means, Scratch};
+use super::heads::Heads;
 use crate::backend::StepError;
+use crate::config::Activation;
 use crate::frequencies::Frequencies;
 use crate::seat::Seat;
 
@@ -26,10 +31,13 @@ pub(crate) struct Decoder {
     /// `hidden_size` long.
     pub(crate) final_norm: Vec<f32>,
     pub(crate) frequencies: Frequencies,
+    /// Of layers that see a window, where there are some.
+    pub(crate) local_frequencies: Option<Frequencies>,
     pub(crate) rms_norm_eps: f32,
     pub(crate) hidden_size: usize,
-    /// This rank's.
-    pub(crate) intermediate_size: usize,
+    pub(crate) activation: Activation,
+    pub(crate) embedding_scale: f32,
+    pub(crate) logit_cap: Option<f32>,
     pub(crate) attention: AttentionShape,
 }
 
@@ -38,10 +46,17 @@ pub(crate) struct Decoder {
 pub(crate) struct Layer {
     pub(crate) attention_norm: Vec<f32>,
     pub(crate) qkv: Matrix,
+    pub(crate) heads: Heads,
+    pub(crate) scoring: Scoring,
+    /// It sees a window.
+    pub(crate) is_local: bool,
     pub(crate) output: Matrix,
+    /// Of what attention adds.
+    pub(crate) after_attention: Option<Vec<f32>>,
     pub(crate) mlp_norm: Vec<f32>,
-    pub(crate) gate_up: Matrix,
-    pub(crate) down: Matrix,
+    pub(crate) feed_forward: FeedForward,
+    /// Of what the feed-forward block adds.
+    pub(crate) after_mlp: Option<Vec<f32>>,
     pub(crate) cache: KvCache,
 }
 
@@ -63,7 +78,9 @@ pub(crate) struct Machine {
     products: Products,
     attention: Attention,
     angles: Angles,
+    local_angles: Angles,
     buffers: Buffers,
+    scratch: Scratch,
     /// Of each row.
     tokens: Vec<usize>,
 }
@@ -78,8 +95,6 @@ struct Buffers {
     normed: Vec<f32>,
     qkv: Vec<f32>,
     attended: Vec<f32>,
-    gate_up: Vec<f32>,
-    gated: Vec<f32>,
     /// Rows that are sampled.
     sampled: Vec<f32>,
     logits: Vec<f32>,
@@ -97,6 +112,7 @@ impl Decoder {
     ) -> Result<(), StepError> {
         machine.start(sequences, self);
         self.embed(machine, seat)?;
+        machine.scale_embeddings(self.embedding_scale);
         for layer in 0..self.layers.len() {
             self.attention(layer, sequences, machine, seat)?;
             self.mlp(layer, machine, seat)?;
@@ -150,52 +166,63 @@ impl Decoder {
         machine.add_and_norm(&layer.attention_norm, self.rms_norm_eps);
         let Machine {
             team,
+            tier,
             products,
             attention,
             angles,
+            local_angles,
             buffers,
             ..
         } = machine;
         let stride = layer.qkv.outputs();
         products.product(team, &layer.qkv, &buffers.normed, &mut buffers.qkv);
+        let shape = self.attention;
+        layer.heads.finish(team, *tier, shape, &mut buffers.qkv);
         let columns = |first| Columns {
             elements: &buffers.qkv,
             stride,
             first,
         };
-        let shape = self.attention;
         let projected = Projected {
             sequences,
             queries: columns(0),
             keys: columns(shape.query_width()),
             values: columns(shape.query_width() + shape.kv_width()),
-            angles,
+            angles: if layer.is_local { local_angles } else { angles },
+            scoring: layer.scoring,
         };
         attention.write(team, &mut layer.cache, &projected);
         attention.attend(team, &layer.cache, &projected, &mut buffers.attended);
         products.product(team, &layer.output, &buffers.attended, &mut buffers.delta);
-        add_up(seat, &mut buffers.delta)
+        add_up(seat, &mut buffers.delta)?;
+        machine.norm_delta(layer.after_attention.as_deref(), self.rms_norm_eps);
+        Ok(())
     }
 
     /// Adds what is to be added, and leaves what the feed-forward block adds.
     fn mlp(&mut self, index: usize, machine: &mut Machine, seat: &Seat) -> Result<(), StepError> {
-        let (layer, width) = (&self.layers[index], self.intermediate_size);
+        let layer = &self.layers[index];
         machine.add_and_norm(&layer.mlp_norm, self.rms_norm_eps);
         let Machine {
             team,
             tier,
             products,
             buffers,
+            scratch,
             ..
         } = machine;
-        products.product(team, &layer.gate_up, &buffers.normed, &mut buffers.gate_up);
-        let gate_up = &buffers.gate_up;
-        each_row(team, &mut buffers.gated, width, |row, out| {
-            let (gate, up) = gate_up[2 * row * width..][..2 * width].split_at(width);
-            silu_mul(*tier, gate, up, out);
-        });
-        products.product(team, &layer.down, &buffers.gated, &mut buffers.delta);
-        add_up(seat, &mut buffers.delta)
+        let mut means = Means {
+            team,
+            tier: *tier,
+            products,
+            activation: self.activation,
+            scratch,
+        };
+        let Buffers { normed, delta, .. } = buffers;
+        layer.feed_forward.compute(&mut means, normed, delta);
+        add_up(seat, delta)?;
+        machine.norm_delta(layer.after_mlp.as_deref(), self.rms_norm_eps);
+        Ok(())
     }
 
     /// After [`Self::forward`]: this rank's logits of some rows, `(rows, this rank's tokens)`.
@@ -203,6 +230,7 @@ impl Decoder {
         let width = self.hidden_size;
         let Machine {
             team,
+            tier,
             products,
             buffers,
             ..
@@ -219,6 +247,11 @@ impl Decoder {
         }
         logits.resize(rows.len() * self.tables.head.outputs(), 0.0);
         products.product(team, &self.tables.head, sampled, logits);
+        if let Some(cap) = self.logit_cap {
+            each_row(team, logits, self.tables.head.outputs(), |_, row| {
+                soft_cap(*tier, cap, row);
+            });
+        }
     }
 }
 
@@ -229,8 +262,15 @@ impl Machine {
         Self {
             products: Products::new(tier),
             attention: Attention::new(decoder.attention, tier, team.worker_count()),
-            angles: Angles::new(decoder.frequencies.pair_count()),
+            angles: angles(&decoder.frequencies),
+            local_angles: angles(
+                decoder
+                    .local_frequencies
+                    .as_ref()
+                    .unwrap_or(&decoder.frequencies),
+            ),
             buffers: Buffers::default(),
+            scratch: Scratch::default(),
             tokens: Vec::new(),
             team,
             tier,
@@ -241,10 +281,14 @@ impl Machine {
     fn start(&mut self, sequences: &[StepSequence], decoder: &Decoder) {
         self.tokens.clear();
         self.angles.clear();
+        self.local_angles.clear();
         for sequence in sequences {
             let end = sequence.first_position + sequence.tokens.len();
             for position in sequence.first_position..end {
                 self.angles.push(decoder.frequencies.angles(position));
+                if let Some(local) = &decoder.local_frequencies {
+                    self.local_angles.push(local.angles(position));
+                }
             }
             let tokens = sequence.tokens.iter().map(|token| *token as usize);
             self.tokens.extend(tokens);
@@ -257,8 +301,6 @@ impl Machine {
             normed,
             qkv,
             attended,
-            gate_up,
-            gated,
             ..
         } = &mut self.buffers;
         for buffer in [x, delta, normed] {
@@ -266,8 +308,6 @@ impl Machine {
         }
         qkv.resize(count * qkv_width, 0.0);
         attended.resize(count * shape.query_width(), 0.0);
-        gate_up.resize(2 * count * decoder.intermediate_size, 0.0);
-        gated.resize(count * decoder.intermediate_size, 0.0);
     }
 
     /// Adds what is to be added to the residual stream, and normalises that.
@@ -288,8 +328,40 @@ impl Machine {
         );
     }
 
+    /// Multiplies the rows of the embedding, in families that do.
+    fn scale_embeddings(&mut self, scale: f32) {
+        let width = self.buffers.x.len() / self.tokens.len().max(1);
+        if scale.to_bits() == 1.0_f32.to_bits() {
+            return;
+        }
+        each_row(&mut self.team, &mut self.buffers.x, width, |_, row| {
+            row.iter_mut().for_each(|element| *element *= scale);
+        });
+    }
+
+    /// Normalises what is to be added, in families that do.
+    fn norm_delta(&mut self, weight: Option<&[f32]>, eps: f32) {
+        let Some(weight) = weight else {
+            return;
+        };
+        let tier = self.tier;
+        let norm = RmsNorm { tier, weight, eps };
+        each_row(
+            &mut self.team,
+            &mut self.buffers.delta,
+            weight.len(),
+            |_, row| {
+                norm.normalise(row);
+            },
+        );
+    }
+
     /// The logits that [`Decoder::logits`] left.
     pub(crate) fn logits_mut(&mut self) -> (&mut Team, &mut Vec<f32>) {
         (&mut self.team, &mut self.buffers.logits)
     }
+}
+
+fn angles(frequencies: &Frequencies) -> Angles {
+    Angles::new(frequencies.pair_count(), frequencies.magnitude())
 }

@@ -2,16 +2,22 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::ops::Range;
 
-use berth_engine_cpu::attention::KvCache;
+use berth_engine_cpu::attention::{KvCache, Scoring};
 use berth_engine_cpu::matrix::{Matrix, PackError, Row, RowError};
 use berth_engine_cpu::team::Team;
 use candle_core::quantized::GgmlDType;
 use half::{bf16, f16};
 
 use super::decoder::{Decoder, Layer, Tables};
+use super::feed_forward::{FeedForward, Gated, Mixture};
+use super::heads::{HeadNorms, Heads};
 use super::memory::{attention_shape, need_of_all_ranks, need_of_rank};
-use super::spec::{LayerSpec, MatrixSpec, Part, Unserved, part_of_rank, tables, vocab_of_rank};
+use super::spec::{
+    FeedForwardSpec, GatedSpec, LayerSpec, MatrixSpec, Part, Unserved, part_of_rank, tables,
+    vocab_of_rank,
+};
 use crate::backend::{CacheShape, LoadProgress, Shard, StepError};
 use crate::fit::{CannotFit, MemoryNeed, check_memory, check_shape};
 use crate::frequencies::Frequencies;
@@ -118,11 +124,18 @@ impl Loader<'_> {
         Ok(Decoder {
             layers,
             tables,
-            final_norm: self.vector(Weight::FinalNorm)?,
+            final_norm: self.norm(Weight::FinalNorm)?,
             frequencies: Frequencies::new(config),
+            local_frequencies: config
+                .graph
+                .local
+                .as_ref()
+                .map(|local| Frequencies::of(&local.rope, config.position_count_max)),
             rms_norm_eps: config.rms_norm_eps,
             hidden_size: config.hidden_size,
-            intermediate_size: part.intermediate.len(),
+            activation: config.graph.activation,
+            embedding_scale: config.graph.embedding_scale,
+            logit_cap: config.graph.logit_cap,
             attention: attention_shape(config, &part, self.cache),
         })
     }
@@ -145,16 +158,90 @@ impl Loader<'_> {
     }
 
     fn layer(&mut self, index: usize, part: &Part) -> Result<Layer, LoadError> {
-        let spec = LayerSpec::new(self.source.config(), part, index);
-        let shape = attention_shape(self.source.config(), part, self.cache);
+        let config = self.source.config();
+        let (spec, graph) = (LayerSpec::new(config, part, index), &config.graph);
+        let at = |weight| Weight::Layer(index, weight);
+        let local = graph.local_of(index);
+        let plain = Scoring::plain(config.head_dim);
+        let (after_attention, after_mlp) = if graph.norms_after {
+            (
+                Some(self.norm(at(LayerWeight::AfterAttention))?),
+                Some(self.norm(at(LayerWeight::AfterMlp))?),
+            )
+        } else {
+            (None, None)
+        };
         Ok(Layer {
-            attention_norm: self.vector(Weight::Layer(index, LayerWeight::AttentionNorm))?,
+            attention_norm: self.norm(at(LayerWeight::AttentionNorm))?,
             qkv: self.matrix(&spec.qkv)?,
+            heads: self.heads(index, part)?,
+            scoring: Scoring {
+                scale: graph.query_scale.unwrap_or(plain.scale),
+                cap: graph.score_cap,
+                window: local.map(|local| local.window),
+            },
+            is_local: local.is_some(),
             output: self.matrix(&spec.output)?,
-            mlp_norm: self.vector(Weight::Layer(index, LayerWeight::MlpNorm))?,
+            after_attention,
+            mlp_norm: self.norm(at(LayerWeight::MlpNorm))?,
+            feed_forward: self.feed_forward(index, &spec.feed_forward)?,
+            after_mlp,
+            cache: KvCache::new(attention_shape(config, part, self.cache)),
+        })
+    }
+
+    fn heads(&mut self, index: usize, part: &Part) -> Result<Heads, LoadError> {
+        let config = self.source.config();
+        let at = |weight| Weight::Layer(index, weight);
+        let mut heads = Heads {
+            bias: None,
+            norms: None,
+        };
+        if config.graph.qkv_bias {
+            let mut bias = self.part_of_vector(at(LayerWeight::QueryBias), &part.query)?;
+            for weight in [LayerWeight::KeyBias, LayerWeight::ValueBias] {
+                bias.extend(self.part_of_vector(at(weight), &part.kv)?);
+            }
+            heads.bias = Some(bias);
+        }
+        if config.graph.head_norms {
+            heads.norms = Some(HeadNorms {
+                query: self.norm(at(LayerWeight::QueryNorm))?,
+                key: self.norm(at(LayerWeight::KeyNorm))?,
+                eps: config.rms_norm_eps,
+            });
+        }
+        Ok(heads)
+    }
+
+    fn feed_forward(
+        &mut self,
+        index: usize,
+        spec: &FeedForwardSpec,
+    ) -> Result<FeedForward, LoadError> {
+        let experts = self.source.config().graph.experts_of(index);
+        match (spec, experts) {
+            (FeedForwardSpec::Mixture { router, experts }, Some(shape)) => {
+                Ok(FeedForward::Mixture(Mixture {
+                    shape: shape.clone(),
+                    router: self.matrix(router)?,
+                    experts: experts
+                        .iter()
+                        .map(|expert| self.gated(expert))
+                        .collect::<Result<_, _>>()?,
+                }))
+            }
+            (FeedForwardSpec::Plain(gated), _) => self.gated(gated).map(FeedForward::Plain),
+            (FeedForwardSpec::Mixture { .. }, None) => {
+                unreachable!("a mixture is only specified where the config has experts")
+            }
+        }
+    }
+
+    fn gated(&mut self, spec: &GatedSpec) -> Result<Gated, LoadError> {
+        Ok(Gated {
             gate_up: self.matrix(&spec.gate_up)?,
             down: self.matrix(&spec.down)?,
-            cache: KvCache::new(shape),
         })
     }
 
@@ -178,7 +265,20 @@ impl Loader<'_> {
         Ok(matrix)
     }
 
-    fn vector(&mut self, weight: Weight) -> Result<Vec<f32>, LoadError> {
+    /// Weights of a norm.
+    fn norm(&mut self, weight: Weight) -> Result<Vec<f32>, LoadError> {
+        let offset = self.source.config().graph.norm_offset;
+        let length = weight.shape(self.source.config())[0];
+        let mut norm = self.part_of_vector(weight, &(0..length))?;
+        norm.iter_mut().for_each(|element| *element += offset);
+        Ok(norm)
+    }
+
+    fn part_of_vector(
+        &mut self,
+        weight: Weight,
+        part: &Range<usize>,
+    ) -> Result<Vec<f32>, LoadError> {
         let read = || {
             let decode = |source| ReadError::Decode {
                 name: self.source.name_of(weight),
@@ -194,6 +294,7 @@ impl Loader<'_> {
             model: self.source.config().name.clone(),
             source: Box::new(error),
         })?;
+        let vector = vector[part.clone()].to_vec();
         self.report(size_of_val(vector.as_slice()) as u64);
         Ok(vector)
     }

@@ -2,7 +2,7 @@
 
 use berth_engine_cpu::attention::{AttentionShape, KvCache};
 
-use super::spec::{Part, Unserved, all, part_of_rank};
+use super::spec::{Part, Unserved, all, part_of_rank, vector_elements};
 use crate::backend::{CacheShape, Shard};
 use crate::config::ModelConfig;
 use crate::fit::MemoryNeed;
@@ -18,8 +18,7 @@ pub(crate) fn need_of_rank(
 ) -> Result<MemoryNeed, Unserved> {
     let config = source.config();
     let part = part_of_rank(config, shard);
-    let norms = (config.hidden_size * (2 * config.layer_count + 1) * size_of::<f32>()) as u64;
-    let mut weight_bytes = norms;
+    let mut weight_bytes = (vector_elements(config, &part) * size_of::<f32>()) as u64;
     for spec in all(config, &part) {
         let (outputs, inputs) = spec.shape();
         weight_bytes += spec.form(source, shard.degree)?.bytes(outputs, inputs) as u64;

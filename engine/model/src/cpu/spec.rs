@@ -20,6 +20,8 @@ pub(crate) struct Part {
     pub(crate) kv: Range<usize>,
     /// Outputs of gate and up, inputs of down.
     pub(crate) intermediate: Range<usize>,
+    /// The same of each expert.
+    pub(crate) expert_intermediate: Range<usize>,
     /// Tokens whose embedding and logit it holds.
     pub(crate) vocab: Range<usize>,
 }
@@ -38,6 +40,22 @@ pub(crate) struct MatrixSpec {
 pub(crate) struct LayerSpec {
     pub(crate) qkv: MatrixSpec,
     pub(crate) output: MatrixSpec,
+    pub(crate) feed_forward: FeedForwardSpec,
+}
+
+/// The matrices of a feed-forward block.
+#[derive(Clone, Debug)]
+pub(crate) enum FeedForwardSpec {
+    Plain(GatedSpec),
+    Mixture {
+        router: MatrixSpec,
+        experts: Vec<GatedSpec>,
+    },
+}
+
+/// The matrices of one gated block.
+#[derive(Clone, Debug)]
+pub(crate) struct GatedSpec {
     pub(crate) gate_up: MatrixSpec,
     pub(crate) down: MatrixSpec,
 }
@@ -45,12 +63,6 @@ pub(crate) struct LayerSpec {
 /// Why a model is not one for this backend.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unserved {
-    /// It is of a family that is not computed yet.
-    #[error("it has {what}, which the CPU backend does not compute yet")]
-    Family {
-        /// What Llama has not.
-        what: &'static str,
-    },
     /// There is no kernel for a weight as it is stored.
     #[error(
         "tensor {name} is stored as {encoding}; the CPU backend has kernels for F32, F16, BF16, \
@@ -110,6 +122,10 @@ pub(crate) fn part_of_rank(config: &ModelConfig, shard: Shard) -> Part {
         query: heads.start * group..heads.end * group,
         kv: heads.start * config.head_dim..heads.end * config.head_dim,
         intermediate: share_in_blocks(config.intermediate_size, degree, rank),
+        expert_intermediate: match &config.graph.experts {
+            Some(experts) => share_in_blocks(experts.intermediate_size, degree, rank),
+            None => 0..0,
+        },
         vocab: vocab_of_rank(config, shard),
     }
 }
@@ -138,9 +154,25 @@ pub(crate) fn all(config: &ModelConfig, part: &Part) -> Vec<MatrixSpec> {
     let (embedding, head) = tables(config, part);
     let layers = (0..config.layer_count).flat_map(|index| {
         let layer = LayerSpec::new(config, part, index);
-        [layer.qkv, layer.output, layer.gate_up, layer.down]
+        [layer.qkv, layer.output]
+            .into_iter()
+            .chain(layer.feed_forward.into_all())
     });
     [embedding].into_iter().chain(head).chain(layers).collect()
+}
+
+/// Elements of all vectors that a rank holds.
+pub(crate) fn vector_elements(config: &ModelConfig, part: &Part) -> usize {
+    let graph = &config.graph;
+    let norms = if graph.norms_after { 4 } else { 2 };
+    let mut of_layer = norms * config.hidden_size;
+    if graph.qkv_bias {
+        of_layer += part.query.len() + 2 * part.kv.len();
+    }
+    if graph.head_norms {
+        of_layer += 2 * config.head_dim;
+    }
+    config.hidden_size + config.layer_count * of_layer
 }
 
 /// Checks that every matrix of every rank can be packed; the forms that there are.
@@ -148,9 +180,6 @@ pub(crate) fn all(config: &ModelConfig, part: &Part) -> Vec<MatrixSpec> {
 /// # Errors
 /// Names the first tensor that cannot.
 pub(crate) fn check(source: &ModelSource, degree: usize) -> Result<Vec<Form>, Unserved> {
-    if let Some(what) = source.config().beyond_llama() {
-        return Err(Unserved::Family { what });
-    }
     let mut forms = Vec::new();
     for rank in 0..degree {
         let part = part_of_rank(source.config(), Shard { rank, degree });
@@ -183,12 +212,58 @@ impl LayerSpec {
                 [(at(LayerWeight::Output), hidden.clone())],
                 part.query.clone(),
             ),
-            gate_up: MatrixSpec::new(
-                [LayerWeight::Gate, LayerWeight::Up]
-                    .map(|weight| (at(weight), part.intermediate.clone())),
-                hidden.clone(),
-            ),
-            down: MatrixSpec::new([(at(LayerWeight::Down), hidden)], part.intermediate.clone()),
+            feed_forward: match config.graph.experts_of(index) {
+                None => {
+                    let weights = [LayerWeight::Gate, LayerWeight::Up, LayerWeight::Down];
+                    let inner = part.intermediate.clone();
+                    FeedForwardSpec::Plain(GatedSpec::new(weights.map(at), hidden, inner))
+                }
+                Some(experts) => FeedForwardSpec::Mixture {
+                    router: MatrixSpec::new(
+                        [(at(LayerWeight::Router), 0..experts.count)],
+                        hidden.clone(),
+                    ),
+                    experts: (0..experts.count)
+                        .map(|expert| {
+                            let weights = [
+                                LayerWeight::ExpertGate,
+                                LayerWeight::ExpertUp,
+                                LayerWeight::ExpertDown,
+                            ];
+                            let weights = weights.map(|of| at(of(expert)));
+                            let inner = part.expert_intermediate.clone();
+                            GatedSpec::new(weights, hidden.clone(), inner)
+                        })
+                        .collect(),
+                },
+            },
+        }
+    }
+}
+
+// === impl FeedForwardSpec ===
+
+impl FeedForwardSpec {
+    fn into_all(self) -> Vec<MatrixSpec> {
+        match self {
+            Self::Plain(gated) => vec![gated.gate_up, gated.down],
+            Self::Mixture { router, experts } => {
+                let of_experts = experts
+                    .into_iter()
+                    .flat_map(|expert| [expert.gate_up, expert.down]);
+                [router].into_iter().chain(of_experts).collect()
+            }
+        }
+    }
+}
+
+// === impl GatedSpec ===
+
+impl GatedSpec {
+    fn new([gate, up, down]: [Weight; 3], hidden: Range<usize>, inner: Range<usize>) -> Self {
+        Self {
+            gate_up: MatrixSpec::new([(gate, inner.clone()), (up, inner.clone())], hidden.clone()),
+            down: MatrixSpec::new([(down, hidden)], inner),
         }
     }
 }

@@ -216,6 +216,23 @@ fn logprobs_are_near_those_of_the_reference_at_every_number_of_ranks() {
 }
 
 #[test]
+fn ranks_agree_with_one_in_every_family() {
+    for model in families::Model::all() {
+        let text = Text::new(1, 40, 0..10);
+        let alone = of(&run(&model.source, ALONE, &text.in_chunks(5)), 1);
+        for degree in 2..=model.source.config().kv_head_count {
+            let how = How { degree, ..ALONE };
+            let found = of(&run(&model.source, how, &text.in_chunks(5)), 1);
+            assert_eq!(found.len(), alone.len());
+            for (found, alone) in found.iter().zip(&alone) {
+                let off = (found.logprob - alone.logprob).abs();
+                assert!(off <= TOLERANCE / 2.0, "{}: off by {off}", model.name);
+            }
+        }
+    }
+}
+
+#[test]
 fn f32_and_f16_weights_are_rounded_to_bf16() {
     let text = Text::new(1, 12, 0..3);
     let results = [Dtype::F32, Dtype::F16, Dtype::BF16].map(|dtype| {

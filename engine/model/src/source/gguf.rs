@@ -10,6 +10,7 @@ use berth_engine_core::batch::TokenId;
 
 use super::store::TensorStore;
 use super::{Flaw, ModelSource, OpenError, TokenizerFiles};
+use config::Stretches;
 use header::Header;
 
 mod bounded;
@@ -64,7 +65,12 @@ fn read(path: &Path, file: File) -> Result<ModelSource, Flaw> {
     store
         .add(path.to_path_buf(), file, tensors)
         .map_err(|name| Flaw::malformed(format!("tensor {name}"), "is there twice"))?;
-    config::stretch(&mut config, &header, &|name| factors(&store, name))?;
+    let stretches = Stretches {
+        always: factors(&store, "rope_freqs.weight")?,
+        short: factors(&store, "rope_factors_short.weight")?,
+        long: factors(&store, "rope_factors_long.weight")?,
+    };
+    config::stretch(&mut config, &header, stretches)?;
     Ok(ModelSource {
         path: path.to_path_buf(),
         config,

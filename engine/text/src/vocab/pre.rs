@@ -12,7 +12,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::tokenizer::SplitDelimiterBehavior;
 
 /// Names that [`by_name`] knows.
-pub(crate) const NAMES: [&str; 15] = [
+pub(crate) const NAMES: [&str; 19] = [
     "default",
     "gpt-2",
     "phi-2",
@@ -28,6 +28,10 @@ pub(crate) const NAMES: [&str; 15] = [
     "llama-v3",
     "falcon3",
     "qwen2",
+    "dbrx",
+    "smaug-bpe",
+    "gpt-4o",
+    "tekken",
 ];
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
@@ -39,6 +43,20 @@ const LLAMA3: &str = concat!(
 const QWEN2: &str = concat!(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
+/// Words end where small letters are followed by capital ones.
+const GPT4O: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
+/// GPT-4o's, with digits one by one and no contractions.
+const TEKKEN: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 );
 /// For files whose converter found no better name: each cuts what the one before left.
 const DEFAULT: [&str; 4] = [r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"];
@@ -74,6 +92,16 @@ pub(crate) fn by_name(name: &str) -> Option<PreTokenization> {
         "qwen2" => PreTokenization {
             composes: true,
             ..plain(split_by(&[QWEN2]))
+        },
+        // Phi 4.
+        "dbrx" | "smaug-bpe" => plain(split_by(&[LLAMA3])),
+        // Phi 4 mini.
+        "gpt-4o" => plain(split_by(&[GPT4O])),
+        // Mistral NeMo.
+        "tekken" => PreTokenization {
+            ignores_merges: true,
+            adds_bos: true,
+            ..plain(split_by(&[TEKKEN]))
         },
         _ => return None,
     })
@@ -150,6 +178,13 @@ mod tests {
     #[test]
     fn qwen2_is_llama3_with_single_digits() {
         check("qwen2", "I'M 12345 x.\n", "I|'M|_|1|2|3|4|5|_x|./");
+    }
+
+    #[test]
+    fn gpt_4o_and_tekken_end_words_where_capitals_begin() {
+        check("gpt-4o", "aBc I'M 12345/\n", "a|Bc|_I'M|_|123|45|//");
+        check("tekken", "aBc I'M 12", "a|Bc|_I|'M|_|1|2");
+        check("dbrx", "aBc 12345", "aBc|_|123|45");
     }
 
     #[test]

@@ -15,9 +15,9 @@ fn check_refused(change: impl FnOnce(&mut GgufVocab), expected: Expect) {
 #[test]
 fn a_pre_tokenizer_that_is_not_known_is_refused_by_name() {
     check_refused(
-        |vocab| vocab.pre = "tekken".to_owned(),
+        |vocab| vocab.pre = "superbpe".to_owned(),
         expect![[
-            r#"pre-tokenizer "tekken" is not known; known are default, gpt-2, phi-2, mpt, olmo, smollm, starcoder, refact, command-r, codeshell, llama-bpe, llama3, llama-v3, falcon3, qwen2"#
+            r#"pre-tokenizer "superbpe" is not known; known are default, gpt-2, phi-2, mpt, olmo, smollm, starcoder, refact, command-r, codeshell, llama-bpe, llama3, llama-v3, falcon3, qwen2, dbrx, smaug-bpe, gpt-4o, tekken"#
         ]],
     );
 }

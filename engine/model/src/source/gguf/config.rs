@@ -34,6 +34,15 @@ struct Keys<'a> {
     architecture: String,
 }
 
+/// Stretches of rotary wavelengths that the file has as tensors.
+pub(super) struct Stretches {
+    /// `rope_freqs`.
+    pub(super) always: Option<Vec<f32>>,
+    /// `rope_factors_short` and `rope_factors_long`.
+    pub(super) short: Option<Vec<f32>>,
+    pub(super) long: Option<Vec<f32>>,
+}
+
 /// The config, less what only tensors tell.
 pub(super) fn config(path: &Path, header: &Header) -> Result<(ModelConfig, Naming), Flaw> {
     let meta = &header.metadata;
@@ -79,21 +88,17 @@ pub(super) fn config(path: &Path, header: &Header) -> Result<(ModelConfig, Namin
     Ok((config, naming))
 }
 
-/// Replaces the scaling of the rope by what tensors tell: stretches for each frequency.
+/// Replaces the scaling of the rope by what tensors tell.
 pub(super) fn stretch(
     config: &mut ModelConfig,
     header: &Header,
-    factors: &dyn Fn(&str) -> Result<Option<Vec<f32>>, Flaw>,
+    stretches: Stretches,
 ) -> Result<(), Flaw> {
     let before = config.rope.clone();
-    if let Some(factors) = factors("rope_freqs.weight")? {
+    if let Some(factors) = stretches.always {
         config.rope.scaling = RopeScaling::PerFrequency(factors);
     }
-    let (short, long) = (
-        factors("rope_factors_short.weight")?,
-        factors("rope_factors_long.weight")?,
-    );
-    if let (Some(short), Some(long)) = (short, long) {
+    if let (Some(short), Some(long)) = (stretches.short, stretches.long) {
         let meta = &header.metadata;
         let architecture = meta.text("general.architecture")?.unwrap_or_default();
         let keys = Keys { meta, architecture };
