@@ -175,6 +175,7 @@ impl App {
             max_tokens,
             min_tokens: options.min_tokens,
             stop_token_ids,
+            terms: options.terms.clone(),
         }
     }
 

@@ -131,9 +131,22 @@ pub struct ModelArgs {
     #[arg(long, default_value_t = 256, value_parser = positive, value_name = "N")]
     pub max_num_seqs: usize,
     /// Tokens computed in one step, prompts and outputs together. Longer prompts are cut up.
-    /// The reference backend computes tokens one by one: more would only make others wait.
-    #[arg(long, default_value_t = 128, value_parser = positive, value_name = "N")]
-    pub max_num_batched_tokens: usize,
+    /// Default: 2048; 128 with the reference backend, which computes tokens one by one: more
+    /// would only make others wait.
+    #[arg(long, value_parser = positive, value_name = "N")]
+    pub max_num_batched_tokens: Option<usize>,
+    /// Milliseconds that a step may take while answers are being written: prompts are let in as
+    /// far as that is kept. Default: 2.5 times what the step would take without them.
+    #[arg(long, value_parser = milliseconds, value_name = "MS")]
+    pub max_step_ms: Option<Duration>,
+    /// Who goes first. `fcfs`: in order of arrival; `priority`: the lowest `priority` of requests,
+    /// 30 seconds of waiting count as one; `deadline`: whose first token is due first
+    /// (`first_token_ms` of requests); `fair`: the `user` who was served least.
+    #[arg(long, value_enum, default_value_t = SchedulingPolicy::Fcfs)]
+    pub scheduling_policy: SchedulingPolicy,
+    /// Compute every prompt anew, also where it begins like an earlier one.
+    #[arg(long)]
+    pub no_enable_prefix_caching: bool,
     /// Tokens in one block of the KV cache.
     #[arg(long, default_value_t = 32, value_parser = positive, value_name = "N")]
     pub block_size: usize,
@@ -182,6 +195,24 @@ pub enum Backend {
     Cpu,
     /// candle on the CPU in float32.
     Reference,
+}
+
+/// `--scheduling-policy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SchedulingPolicy {
+    /// First come, first served.
+    Fcfs,
+    /// By the requests' `priority`.
+    Priority,
+    /// By the requests' `first_token_ms`.
+    Deadline,
+    /// By what the requests' `user` was served.
+    Fair,
+}
+
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    let milliseconds = positive(text)?;
+    Ok(Duration::from_millis(milliseconds as u64))
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use berth_engine_core::batch::{SequenceId, TokenId};
+use berth_engine_core::policy::Terms;
 use berth_engine_core::sampling::Sampling;
 use berth_engine_core::schedule::{Limits, Rejected, Scheduler};
 use berth_engine_core::sequence::Request;
@@ -71,7 +72,7 @@ fn queue(args: &BenchArgs, model: &Model) -> Result<Scheduler, Error> {
     for sequence in 0..args.concurrency {
         let request = request(args, model.vocab_size, sequence);
         scheduler
-            .submit(request)
+            .submit(request, Duration::ZERO)
             .map_err(|source| Error::Workload {
                 input_len: args.input_len,
                 output_len: args.output_len,
@@ -94,6 +95,7 @@ fn request(args: &BenchArgs, vocab_size: usize, sequence: usize) -> Request {
         max_tokens: args.output_len,
         min_tokens: 0,
         stop_token_ids: vec![],
+        terms: Terms::default(),
     }
 }
 

@@ -54,6 +54,8 @@ pub(crate) struct Choice {
     choice_count: usize,
     max_tokens: usize,
     output_count: usize,
+    /// Prompt tokens that did not have to be computed.
+    cached_count: usize,
     scheduled: Option<Instant>,
     first: Option<Instant>,
     last: Option<Instant>,
@@ -145,15 +147,18 @@ impl Generation {
         prompt.map_or(&[], Vec::as_slice)
     }
 
-    /// The `usage` object. Nothing is cached between requests yet.
+    /// The `usage` object. Of a prompt with several choices the first one's counts.
     pub(crate) fn usage(&self) -> Value {
         let prompt: usize = self.asked.prompts.iter().map(Vec::len).sum();
         let completion: usize = self.choices.iter().map(|choice| choice.output_count).sum();
+        let per_prompt = self.choices.len() / self.asked.prompts.len().max(1);
+        let firsts = self.choices.iter().step_by(per_prompt.max(1));
+        let cached: usize = firsts.map(|choice| choice.cached_count).sum();
         json!({
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": cached},
         })
     }
 }
@@ -197,6 +202,7 @@ impl Choice {
             choice_count: options.choice_count,
             max_tokens,
             output_count: 0,
+            cached_count: 0,
             scheduled: None,
             first: None,
             last: None,
@@ -242,7 +248,8 @@ impl Choice {
                 metrics.queue.observe(queued.as_secs_f64());
                 metrics.prefill.observe(since(token.scheduled));
                 metrics.first_token.observe(since(arrived));
-                metrics.count_prompt(self.prompt_count);
+                self.cached_count = token.cached_count;
+                metrics.count_prompt(self.prompt_count, self.cached_count);
                 (self.scheduled, self.first) = (Some(token.scheduled), Some(now));
             }
         }

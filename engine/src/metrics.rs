@@ -58,6 +58,7 @@ pub(crate) struct Metrics {
     prefix_cache: PrefixCacheSeries,
     prompt_tokens: Counter,
     computed_tokens: Counter,
+    found_tokens: Counter,
     pub(crate) generation_tokens: Counter,
     rejected: Family<Labels, Counter>,
     step_tokens: Histogram,
@@ -99,6 +100,7 @@ impl Metrics {
             process_registry,
             waiting_for_capacity: of_label(&waiting, ("reason", "capacity")),
             computed_tokens: of_label(&sources, ("source", "local_compute")),
+            found_tokens: of_label(&sources, ("source", "local_cache_hit")),
             prefix_cache: PrefixCacheSeries::new(r),
             running: gauge(r, "vllm:num_requests_running", "Sequences in the batch"),
             waiting: gauge(
@@ -159,9 +161,12 @@ impl Metrics {
     }
 
     /// A prompt's tokens, once its first token is there.
-    pub(crate) fn count_prompt(&self, token_count: usize) {
+    /// `cached_count` of its tokens were found in the prefix cache.
+    pub(crate) fn count_prompt(&self, token_count: usize, cached_count: usize) {
         self.prompt_tokens.inc_by(token_count as u64);
-        self.computed_tokens.inc_by(token_count as u64);
+        let computed_count = token_count.saturating_sub(cached_count);
+        self.computed_tokens.inc_by(computed_count as u64);
+        self.found_tokens.inc_by(cached_count as u64);
     }
 
     /// What Prometheus scrapes, in the older text format.
@@ -185,11 +190,8 @@ impl Metrics {
         self.waiting.set(count(stats.waiting_count));
         self.waiting_for_capacity.set(count(stats.waiting_count));
         self.kv_cache_usage.set(stats.kv_cache_usage());
-        self.preemptions.inc_by(
-            stats
-                .preemption_count
-                .saturating_sub(self.preemptions.get()),
-        );
+        catch_up(&self.preemptions, stats.preemption_count);
+        self.prefix_cache.show(&stats.prefix);
     }
 
     pub(crate) fn count_step(&self, token_count: usize) {
@@ -271,7 +273,15 @@ fn cache_labels(limits: &Limits) -> Labels {
     vec![
         ("block_size", limits.block_size.to_string()),
         ("num_gpu_blocks", limits.block_count.to_string()),
-        ("enable_prefix_caching", "False".to_owned()),
+        (
+            "enable_prefix_caching",
+            if limits.rules.prefix_caching {
+                "True"
+            } else {
+                "False"
+            }
+            .to_owned(),
+        ),
     ]
 }
 
@@ -319,6 +329,11 @@ impl Rejection {
             Self::Memory => "memory",
         }
     }
+}
+
+/// Shows a count that the scheduler keeps.
+fn catch_up(counter: &Counter, count: u64) {
+    counter.inc_by(count.saturating_sub(counter.get()));
 }
 
 fn count(count: usize) -> i64 {

@@ -5,14 +5,15 @@
 use std::sync::Arc;
 
 use berth_engine_core::batch::TokenId;
-use berth_engine_core::schedule::Limits;
+use berth_engine_core::policy::Policy;
+use berth_engine_core::schedule::{Limits, Rules};
 use berth_engine_model::backend::CacheShape;
 use berth_engine_model::config::ModelConfig;
 use berth_engine_model::cpu::Unserved;
 use berth_engine_model::source::{GgufTokenizer, ModelSource, OpenError, TokenizerFiles};
 use berth_engine_text::{ChatTemplate, GgufVocab, LoadError, TemplateError, Tokenizer};
 
-use crate::args::{Device, GenerationConfig, ModelArgs};
+use crate::args::{Device, GenerationConfig, ModelArgs, SchedulingPolicy};
 use crate::assign::{self, Identity, Places, read_machine};
 use crate::rank::LoadBackend;
 
@@ -234,12 +235,15 @@ fn limits(
     let block_count = u32::try_from(held_blocks.min(useful_blocks)).unwrap_or(u32::MAX);
     let limits = Limits {
         max_num_seqs: args.max_num_seqs,
-        max_num_batched_tokens: args.max_num_batched_tokens,
+        max_num_batched_tokens: args
+            .max_num_batched_tokens
+            .unwrap_or_else(|| backend.step_tokens()),
         max_model_len,
         block_size,
         block_count,
         // The server sets its own.
         max_waiting: args.max_num_seqs,
+        rules: rules(args),
     };
     Ok((
         limits,
@@ -248,6 +252,19 @@ fn limits(
             block_count: block_count as usize,
         },
     ))
+}
+
+fn rules(args: &ModelArgs) -> Rules {
+    Rules {
+        policy: match args.scheduling_policy {
+            SchedulingPolicy::Fcfs => Policy::Fcfs,
+            SchedulingPolicy::Priority => Policy::Priority,
+            SchedulingPolicy::Deadline => Policy::Deadline,
+            SchedulingPolicy::Fair => Policy::Fair,
+        },
+        prefix_caching: !args.no_enable_prefix_caching,
+        max_step: args.max_step_ms,
+    }
 }
 
 fn text(source: &ModelSource, config: GenerationConfig) -> Result<ModelText, Error> {

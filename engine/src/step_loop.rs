@@ -48,6 +48,8 @@ pub(crate) struct Token {
     pub(crate) finish: Option<FinishReason>,
     /// When the sequence was first part of a step.
     pub(crate) scheduled: Instant,
+    /// Prompt tokens that were found in the prefix cache.
+    pub(crate) cached_count: usize,
 }
 
 /// The handlers' end; when the last is dropped, the loop finishes its work and ends.
@@ -65,6 +67,8 @@ pub(crate) struct Setup {
 
 struct StepLoop {
     scheduler: Scheduler,
+    /// What the scheduler's times count from.
+    started: Instant,
     team: Team,
     clients: HashMap<SequenceId, Client>,
     inbox: Receiver<Submission>,
@@ -121,6 +125,7 @@ fn run(setup: Setup, inbox: Receiver<Submission>) -> Result<(), team::Error> {
     let (scheduler, clients) = (Scheduler::new(limits), HashMap::new());
     StepLoop {
         scheduler,
+        started: Instant::now(),
         team,
         clients,
         inbox,
@@ -175,7 +180,9 @@ impl StepLoop {
         self.lifecycle.expect_beat_within(patience);
         let began = Instant::now();
         let sampled = self.team.step(batch)?;
-        self.pace.note(token_count, began.elapsed());
+        let took = began.elapsed();
+        self.pace.note(token_count, took);
+        self.scheduler.observe(took);
         self.lifecycle.beat();
         Ok(sampled)
     }
@@ -198,9 +205,10 @@ impl StepLoop {
     fn submit(&mut self, submission: Submission) {
         let mut accepted = vec![];
         let mut answer = Ok(());
+        let now = self.started.elapsed();
         for (request, tokens) in submission.requests {
             let id = request.id;
-            if let Err(rejected) = self.scheduler.submit(request) {
+            if let Err(rejected) = self.scheduler.submit(request, now) {
                 answer = Err(rejected);
                 break;
             }
@@ -243,11 +251,14 @@ impl StepLoop {
             logprob,
             top_logprobs,
             finish,
+            cached_count,
         } = output;
         let Some(client) = self.clients.get(&id) else {
             return;
         };
         let scheduled = client.scheduled.unwrap_or_else(Instant::now);
+        // First, so that who has the token finds it counted.
+        self.metrics.generation_tokens.inc();
         // The channel holds every token that the request may have, so only a client that left
         // takes no more.
         let delivered = client
@@ -260,9 +271,9 @@ impl StepLoop {
                 },
                 finish,
                 scheduled,
+                cached_count,
             })
             .is_ok();
-        self.metrics.generation_tokens.inc();
         if !delivered || finish.is_some() {
             self.forget(id);
         }

@@ -13,12 +13,24 @@ pub struct SequenceId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockId(pub u32);
 
+/// Every layer's keys and values of one block, to be written to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockCopy {
+    /// What is read. A sequence that begins like its text has found it.
+    pub from: BlockId,
+    /// What is overwritten.
+    pub to: BlockId,
+}
+
 /// A token of the model's vocabulary.
 pub type TokenId = u32;
 
 /// One step: prefill chunks and decodes mixed, in the scheduler's order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepBatch {
+    /// Blocks to be copied before anything of this step is computed, one after the other: a
+    /// block may be the source of one copy and the target of a later one.
+    pub copies: Vec<BlockCopy>,
     /// Every sequence that computes at least one token in this step.
     pub sequences: Vec<StepSequence>,
 }

@@ -6,6 +6,12 @@
 
 pub mod batch;
 pub mod blocks;
+mod cache;
+pub mod events;
+mod pace;
+pub mod policy;
+pub mod prefix;
+mod queue;
 pub mod sampling;
 pub mod schedule;
 pub mod sequence;

@@ -1,23 +1,36 @@
 //! Which tokens the next step computes: continuous batching over one token budget.
 //!
 //! There is no prefill or decode phase: each step gives every sequence as many of its
-//! uncomputed tokens as the budget allows, running sequences first, then waiting ones in order
-//! of arrival. A sequence is admitted only when blocks for all its tokens are free, and holds
+//! uncomputed tokens as the budget allows, running sequences first, then waiting ones in the order
+//! of their turns. While some decode, prompts are let in only as far as the step is expected to
+//! stay short. A sequence is admitted only when blocks for all its tokens are free, and holds
 //! them from then on; so only growth by output tokens can fail, and then the sequence admitted
-//! last gives way: its blocks are freed, it goes to the front of the queue, and is recomputed
-//! (Kwon et al. 2023, section 4.5). The oldest running sequence is never preempted for another, so
-//! each finishes in turn.
+//! last (or whose turn is last) gives way: its blocks are freed, it goes back to its place in the
+//! queue, and is recomputed (Kwon et al. 2023, section 4.5), but for what the prefix cache still
+//! has. The running sequence whose turn is first is never preempted for another, so each finishes.
 
-use std::collections::{HashMap, VecDeque};
-use std::fmt;
+use std::time::Duration;
 
 use crate::batch::{Sampled, SequenceId, StepBatch, TokenId};
-use crate::blocks::BlockPool;
+use crate::cache::BlockCache;
+use crate::events::KvEvents;
+use crate::pace::{Pace, Work};
+use crate::policy::{Policy, Turn};
+use crate::queue::Queue;
 use crate::sampling::TokenLogprob;
 use crate::sequence::{FinishReason, Request, Sequence};
+use step::Step;
+
+pub use rejected::Rejected;
+
+mod rejected;
+mod step;
 
 #[cfg(test)]
 mod tests;
+
+/// An output token counts for a tenant as this many prompt tokens (Sheng et al. 2024).
+const OUTPUT_TOKEN_SHARE: usize = 2;
 
 /// What bounds a scheduler. All are at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,46 +47,36 @@ pub struct Limits {
     pub block_count: u32,
     /// Requests that wait at a time; more are rejected.
     pub max_waiting: usize,
+    /// How it chooses.
+    pub rules: Rules,
+}
+
+/// How a scheduler chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Who goes first.
+    pub policy: Policy,
+    /// Whether what was computed is found again by later sequences that begin alike.
+    pub prefix_caching: bool,
+    /// Longest step while sequences decode; none is 2.5 times what the decodes alone would take.
+    pub max_step: Option<Duration>,
 }
 
 /// Chooses steps and keeps each sequence's state between them.
 #[derive(Debug)]
 pub struct Scheduler {
     limits: Limits,
-    pool: BlockPool,
-    /// In order of admission; the last gives way first.
+    cache: BlockCache,
+    /// In order of admission.
     running: Vec<Sequence>,
-    /// In order of arrival, preempted sequences before all others.
-    waiting: VecDeque<Sequence>,
+    waiting: Queue,
+    pace: Pace,
+    /// What the last step computes.
+    in_flight: Work,
+    /// Requests accepted so far.
+    arrival_count: u64,
     preemption_count: u64,
-}
-
-/// Why a request was not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rejected {
-    /// As many requests wait as are allowed to; try again later.
-    QueueFull {
-        /// The bound.
-        max_waiting: usize,
-    },
-    /// There is nothing to continue.
-    EmptyPrompt,
-    /// `max_tokens` is 0.
-    NoOutputWanted,
-    /// The prompt leaves no room for one output token.
-    PromptTooLong {
-        /// Tokens in the prompt.
-        prompt_count: usize,
-        /// The bound on prompt and output together, in tokens.
-        max_model_len: usize,
-    },
-    /// Not even an empty cache could hold the sequence to its end.
-    NeverFits {
-        /// Blocks that it could need.
-        needed: usize,
-        /// Blocks that exist.
-        block_count: usize,
-    },
+    prefix: PrefixStats,
 }
 
 /// One new token of one sequence.
@@ -89,6 +92,8 @@ pub struct Output {
     pub top_logprobs: Vec<TokenLogprob>,
     /// Present on the sequence's last token.
     pub finish: Option<FinishReason>,
+    /// Prompt tokens that were found in the prefix cache when the sequence first ran.
+    pub cached_count: usize,
 }
 
 /// How full the scheduler is.
@@ -102,8 +107,21 @@ pub struct Stats {
     pub used_block_count: usize,
     /// Blocks in the pool.
     pub block_count: usize,
+    /// Blocks, held or free, whose text can be found again.
+    pub kept_block_count: usize,
     /// Preemptions since the start.
     pub preemption_count: u64,
+    /// The prefix cache since the start.
+    pub prefix: PrefixStats,
+}
+
+/// What the prefix cache was asked for; a sequence counts when it first runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrefixStats {
+    /// Tokens of prompts.
+    pub query_count: u64,
+    /// Those of them that need not be computed.
+    pub hit_count: u64,
 }
 
 // === impl Scheduler ===
@@ -124,31 +142,53 @@ impl Scheduler {
                 && limits.max_waiting > 0,
             "limits are positive"
         );
+        let Rules {
+            policy,
+            prefix_caching,
+            ..
+        } = limits.rules;
         Self {
             limits,
-            pool: BlockPool::new(limits.block_count),
+            cache: BlockCache::new(limits.block_count, limits.block_size, prefix_caching),
             running: vec![],
-            waiting: VecDeque::new(),
+            waiting: Queue::new(policy),
+            pace: Pace::default(),
+            in_flight: Work::default(),
+            arrival_count: 0,
             preemption_count: 0,
+            prefix: PrefixStats::default(),
         }
     }
 
-    /// Queues a request; once accepted it will finish, unless it is aborted.
+    /// Tells these of every change of what the prefix cache can find, from now on.
+    pub fn publish_to(&mut self, events: Box<dyn KvEvents>) {
+        self.cache.publish_to(events);
+    }
+
+    /// Queues a request; once accepted it will finish, unless it is aborted. `now` counts from a
+    /// moment before the first request that never changes.
     ///
     /// # Errors
     /// When the queue is full or the request can never be computed.
-    pub fn submit(&mut self, request: Request) -> Result<(), Rejected> {
+    pub fn submit(&mut self, request: Request, now: Duration) -> Result<(), Rejected> {
         self.check(&request)?;
-        let sequence = Sequence::new(request, self.limits.max_model_len);
-        let needed = self.blocks_for(sequence.cached_count_max());
-        let block_count = self.pool.block_count();
+        let Limits {
+            max_model_len,
+            rules,
+            ..
+        } = self.limits;
+        let turn = Turn::new(rules.policy, &request.terms, now, self.arrival_count);
+        let sequence = Sequence::new(request, turn, max_model_len);
+        let needed = self.cache.blocks_for(sequence.cached_count_max());
+        let block_count = self.cache.pool().block_count();
         if needed > block_count {
             return Err(Rejected::NeverFits {
                 needed,
                 block_count,
             });
         }
-        self.waiting.push_back(sequence);
+        self.arrival_count += 1;
+        self.waiting.arrive(sequence);
         Ok(())
     }
 
@@ -156,56 +196,75 @@ impl Scheduler {
     pub fn abort(&mut self, id: SequenceId) -> bool {
         if let Some(index) = self.running.iter().position(|sequence| sequence.id == id) {
             let sequence = self.running.remove(index);
-            self.pool.release(&sequence.blocks);
+            self.cache.release(&sequence.blocks);
+            self.waiting.leave(&sequence);
             return true;
         }
-        let queued = self.waiting.iter().position(|sequence| sequence.id == id);
-        queued
-            .and_then(|index| self.waiting.remove(index))
-            .is_some()
+        self.waiting.remove(id).is_some()
     }
 
     /// The next step; none when there is nothing to compute. Its samples go to
-    /// [`advance`](Self::advance).
+    /// [`advance`](Self::advance), also when there are none.
     #[expect(
         clippy::should_implement_trait,
         reason = "a scheduler is no iterator: it has more"
     )]
     pub fn next(&mut self) -> Option<StepBatch> {
-        let mut step = Step::new(self.limits.max_num_batched_tokens);
+        let room = self.pace.room(&self.decodes(), self.limits.rules.max_step);
+        let mut step = Step::new(self.limits.max_num_batched_tokens, room);
         let preempted = self.schedule_running(&mut step);
         // What was just preempted must not take the freed blocks back in the same step.
         if !preempted {
             self.admit_waiting(&mut step);
         }
+        self.in_flight = Work::of_step(&step.batch.sequences);
         (!step.batch.sequences.is_empty()).then_some(step.batch)
     }
 
-    /// Gives each sequence its sampled token; those that end leave and free their blocks.
-    /// Samples of sequences that were aborted meanwhile are ignored.
+    /// Learns how long the last step took to compute, so that prompts are cut to fit. Without it
+    /// they are cut by `max_num_batched_tokens` alone.
+    pub fn observe(&mut self, took: Duration) {
+        self.pace.observe(&self.in_flight, took);
+    }
+
+    /// Gives each sequence its sampled token; those that end leave and free their blocks. What
+    /// the step computed can be found from now on. Samples of sequences that were aborted
+    /// meanwhile are ignored.
     pub fn advance(&mut self, sampled: &[Sampled]) -> Vec<Output> {
-        let by_id: HashMap<SequenceId, &Sampled> =
-            sampled.iter().map(|sample| (sample.id, sample)).collect();
+        let mut by_id: Vec<&Sampled> = sampled.iter().collect();
+        by_id.sort_by_key(|sample| sample.id);
         let mut outputs = Vec::with_capacity(sampled.len());
-        let pool = &mut self.pool;
+        let (cache, waiting) = (&mut self.cache, &mut self.waiting);
+        let block_size = self.limits.block_size;
         self.running.retain_mut(|sequence| {
-            let Some(sample) = by_id.get(&sequence.id) else {
+            sequence.commit(cache, block_size);
+            let Ok(index) = by_id.binary_search_by_key(&sequence.id, |sample| sample.id) else {
                 return true;
             };
+            let sample = by_id[index];
             let finish = sequence.append(sample.token);
+            waiting.charge(sequence, OUTPUT_TOKEN_SHARE);
             outputs.push(Output {
                 id: sample.id,
                 token: sample.token,
                 logprob: sample.logprob,
                 top_logprobs: sample.top_logprobs.clone(),
                 finish,
+                cached_count: sequence.hit_count.unwrap_or(0),
             });
             if finish.is_some() {
-                pool.release(&sequence.blocks);
+                cache.release(&sequence.blocks);
+                waiting.leave(sequence);
             }
             finish.is_none()
         });
         outputs
+    }
+
+    /// Forgets what was computed for sequences that ended; false, and nothing happens, while any
+    /// runs.
+    pub fn reset_prefix_cache(&mut self) -> bool {
+        self.cache.clear()
     }
 
     /// How full it is now.
@@ -213,17 +272,19 @@ impl Scheduler {
     pub fn stats(&self) -> Stats {
         Stats {
             running_count: self.running.len(),
-            waiting_count: self.waiting.len(),
-            used_block_count: self.pool.used_count(),
-            block_count: self.pool.block_count(),
+            waiting_count: self.waiting.count(),
+            used_block_count: self.cache.pool().used_count(),
+            block_count: self.cache.pool().block_count(),
+            kept_block_count: self.cache.kept_count(),
             preemption_count: self.preemption_count,
+            prefix: self.prefix,
         }
     }
 
     /// Whether no sequence is left.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.waiting.is_empty()
+        self.running.is_empty() && self.waiting.count() == 0
     }
 
     fn check(&self, request: &Request) -> Result<(), Rejected> {
@@ -245,21 +306,34 @@ impl Scheduler {
                 max_model_len,
             });
         }
-        if self.waiting.len() >= max_waiting {
+        if self.waiting.count() >= max_waiting {
             return Err(Rejected::QueueFull { max_waiting });
         }
         Ok(())
+    }
+
+    /// What the running sequences that decode will compute.
+    fn decodes(&self) -> Work {
+        let mut work = Work::default();
+        for sequence in &self.running {
+            if sequence.remaining_count() == 1 {
+                work.add(sequence.position(), 1);
+            }
+        }
+        work
     }
 
     /// Says whether a sequence had to give way.
     fn schedule_running(&mut self, step: &mut Step) -> bool {
         let preemptions_before = self.preemption_count;
         let mut index = 0;
-        while index < self.running.len() && step.budget > 0 {
-            let count = self.running[index].remaining_count().min(step.budget);
+        while index < self.running.len() && !step.is_full() {
+            let sequence = &self.running[index];
+            let count = step.claim(sequence.position(), sequence.remaining_count());
             if count > 0 {
-                if !self.make_room(index, count) {
-                    break;
+                if !self.make_room(&mut index, count, step) {
+                    // It is gone: the next one is in its place, and may have what it held.
+                    continue;
                 }
                 self.take(index, count, step);
             }
@@ -269,80 +343,101 @@ impl Scheduler {
     }
 
     fn admit_waiting(&mut self, step: &mut Step) {
-        while step.budget > 0 && self.running.len() < self.limits.max_num_seqs {
+        while !step.is_full() && self.running.len() < self.limits.max_num_seqs {
             // Strictly in order: a short request behind a long one waits, so that none starves.
-            let Some(head) = self.waiting.front() else {
+            if !self.admit_head(step) {
                 return;
-            };
-            let needed = self.blocks_for(head.token_count());
-            let Some(blocks) = self.pool.allocate(needed) else {
-                return;
-            };
-            let Some(mut sequence) = self.waiting.pop_front() else {
-                return;
-            };
-            sequence.blocks = blocks;
-            let count = sequence.remaining_count().min(step.budget);
-            self.running.push(sequence);
-            self.take(self.running.len() - 1, count, step);
+            }
         }
+    }
+
+    fn admit_head(&mut self, step: &mut Step) -> bool {
+        let Some(head) = self.waiting.head() else {
+            return false;
+        };
+        let token_count = head.token_count();
+        let (tokens, chain) = head.text();
+        let hit = self.cache.find(tokens, chain);
+        let hit_count = hit.token_count(self.limits.block_size);
+        let count = step.claim(hit_count, token_count - hit_count);
+        if count == 0 {
+            return false;
+        }
+        let Some(admission) = self.cache.admit(hit, token_count) else {
+            return false;
+        };
+        let Some(mut sequence) = self.waiting.pop() else {
+            return false;
+        };
+        if sequence.hit_count.is_none() {
+            self.prefix.query_count += token_count as u64;
+            self.prefix.hit_count += hit_count as u64;
+            self.waiting.charge(&sequence, token_count - hit_count);
+        }
+        step.batch.copies.extend(admission.copy);
+        sequence.begin(admission.blocks, hit_count, self.limits.block_size);
+        self.running.push(sequence);
+        self.take(self.running.len() - 1, count, step);
+        true
     }
 
     /// Gives the running sequence at `index` blocks for `count` more tokens, at the cost of
-    /// those behind it; false when it had to give way itself.
-    fn make_room(&mut self, index: usize, count: usize) -> bool {
-        let sequence = &self.running[index];
-        let needed = self.blocks_for(sequence.position_after(count));
+    /// others whose turn is later; false when it had to give way itself. `index` stays its own.
+    fn make_room(&mut self, index: &mut usize, count: usize, step: &mut Step) -> bool {
+        let sequence = &self.running[*index];
+        let needed = self.cache.blocks_for(sequence.position_after(count));
         let missing = needed.saturating_sub(sequence.blocks.len());
         loop {
-            if let Some(blocks) = self.pool.allocate(missing) {
-                self.running[index].blocks.extend(blocks);
+            if let Some(blocks) = self.cache.allocate(missing) {
+                self.running[*index].blocks.extend(blocks);
                 return true;
             }
-            self.preempt_last();
-            if index == self.running.len() {
+            let victim = self.victim();
+            self.preempt(victim, step);
+            if victim == *index {
                 return false;
             }
+            *index -= usize::from(victim < *index);
         }
     }
 
-    fn preempt_last(&mut self) {
-        let mut sequence = self
-            .running
-            .pop()
-            .expect("only a running sequence asks for room");
-        self.pool.release(&sequence.blocks);
+    /// Who gives way: the last admitted, or the least urgent where that is another one.
+    fn victim(&self) -> usize {
+        let last = self.running.len() - 1;
+        match self.limits.rules.policy {
+            Policy::Fcfs | Policy::Fair => last,
+            Policy::Priority | Policy::Deadline => (0..self.running.len())
+                .max_by_key(|index| self.running[*index].turn)
+                .unwrap_or(last),
+        }
+    }
+
+    fn preempt(&mut self, victim: usize, step: &mut Step) {
+        let mut sequence = self.running.remove(victim);
+        step.remove(sequence.id);
+        self.cache.release(&sequence.blocks);
         sequence.blocks.clear();
         sequence.rewind();
-        self.waiting.push_front(sequence);
+        self.waiting.push(sequence);
         self.preemption_count += 1;
     }
 
     fn take(&mut self, index: usize, count: usize, step: &mut Step) {
-        let block_count = self.blocks_for(self.running[index].position_after(count));
-        step.batch
-            .sequences
-            .push(self.running[index].take(count, block_count));
-        step.budget -= count;
-    }
-
-    fn blocks_for(&self, token_count: usize) -> usize {
-        token_count.div_ceil(self.limits.block_size)
+        let sequence = &mut self.running[index];
+        let block_count = self.cache.blocks_for(sequence.position_after(count));
+        step.add(sequence, count, block_count);
     }
 }
 
-/// A step being put together.
-struct Step {
-    batch: StepBatch,
-    /// Tokens that may still be added.
-    budget: usize,
-}
+// === impl Rules ===
 
-impl Step {
-    fn new(budget: usize) -> Self {
+impl Default for Rules {
+    /// What vLLM does by default, with steps kept short.
+    fn default() -> Self {
         Self {
-            batch: StepBatch::default(),
-            budget,
+            policy: Policy::Fcfs,
+            prefix_caching: true,
+            max_step: None,
         }
     }
 }
@@ -360,36 +455,3 @@ impl Stats {
         self.used_block_count as f64 / self.block_count.max(1) as f64
     }
 }
-
-// === impl Rejected ===
-
-impl fmt::Display for Rejected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::QueueFull { max_waiting } => {
-                write!(f, "{max_waiting} requests are waiting already")
-            }
-            Self::EmptyPrompt => write!(f, "the prompt has no tokens"),
-            Self::NoOutputWanted => write!(f, "max_tokens is 0, at least 1 is needed"),
-            Self::PromptTooLong {
-                prompt_count,
-                max_model_len,
-            } => write!(
-                f,
-                "the prompt has {prompt_count} tokens, but prompt and output together may have \
-                 {max_model_len}"
-            ),
-            Self::NeverFits {
-                needed,
-                block_count,
-            } => {
-                write!(
-                    f,
-                    "the request may need {needed} KV blocks, but there are {block_count}"
-                )
-            }
-        }
-    }
-}
-
-impl std::error::Error for Rejected {}

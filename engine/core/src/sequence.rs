@@ -7,6 +7,9 @@
 //! ```
 
 use crate::batch::{BlockId, SampleRow, SequenceId, StepSequence, TokenId};
+use crate::cache::{BlockCache, Holding};
+use crate::policy::{TenantId, Terms, Turn};
+use crate::prefix::Chain;
 use crate::sampling::Sampling;
 
 /// What a client asked for, in tokens.
@@ -25,6 +28,8 @@ pub struct Request {
     /// Tokens that end the sequence: the model's end-of-sequence tokens, unless they are to be
     /// ignored, and the request's own.
     pub stop_token_ids: Vec<TokenId>,
+    /// What it asks of the scheduler.
+    pub terms: Terms,
 }
 
 /// Why a sequence ended.
@@ -42,6 +47,10 @@ pub enum FinishReason {
 #[derive(Clone, Debug)]
 pub(crate) struct Sequence {
     pub(crate) id: SequenceId,
+    pub(crate) turn: Turn,
+    pub(crate) tenant: TenantId,
+    /// Prompt tokens that it did not have to compute; none before it first ran.
+    pub(crate) hit_count: Option<usize>,
     sampling: Sampling,
     max_tokens: usize,
     min_tokens: usize,
@@ -51,6 +60,10 @@ pub(crate) struct Sequence {
     prompt_count: usize,
     /// Leading tokens whose keys and values are in `blocks`, those of the step in flight included.
     computed_count: usize,
+    /// Names of the texts that its full blocks end.
+    chain: Chain,
+    /// Leading blocks that can be found by others.
+    committed_count: usize,
     /// Changed only by the scheduler, which pairs each change with its pool.
     pub(crate) blocks: Vec<BlockId>,
 }
@@ -59,10 +72,13 @@ pub(crate) struct Sequence {
 
 impl Sequence {
     /// `max_model_len` bounds prompt and output together.
-    pub(crate) fn new(request: Request, max_model_len: usize) -> Self {
+    pub(crate) fn new(request: Request, turn: Turn, max_model_len: usize) -> Self {
         let prompt_count = request.prompt.len();
         Self {
             id: request.id,
+            turn,
+            tenant: request.terms.tenant,
+            hit_count: None,
             sampling: request.sampling,
             max_tokens: request.max_tokens.min(max_model_len - prompt_count),
             min_tokens: request.min_tokens,
@@ -70,12 +86,42 @@ impl Sequence {
             tokens: request.prompt,
             prompt_count,
             computed_count: 0,
+            chain: Chain::new(request.terms.cache_salt.as_deref()),
+            committed_count: 0,
             blocks: vec![],
         }
     }
 
     pub(crate) fn token_count(&self) -> usize {
         self.tokens.len()
+    }
+
+    /// Its text, and the names of what of it fills blocks.
+    pub(crate) fn text(&mut self) -> (&[TokenId], &mut Chain) {
+        (&self.tokens, &mut self.chain)
+    }
+
+    /// Begins to run in these blocks, of whose tokens `hit_count` need not be computed.
+    pub(crate) fn begin(&mut self, blocks: Vec<BlockId>, hit_count: usize, block_size: usize) {
+        self.blocks = blocks;
+        self.computed_count = hit_count;
+        self.committed_count = hit_count / block_size;
+        let of_prompt = hit_count.min(self.prompt_count);
+        self.hit_count.get_or_insert(of_prompt);
+    }
+
+    /// After a step: the blocks that became full in it can be found by others.
+    pub(crate) fn commit(&mut self, cache: &mut BlockCache, block_size: usize) {
+        let full_count = self.computed_count / block_size;
+        if full_count > self.committed_count {
+            let holding = Holding {
+                tokens: &self.tokens,
+                chain: &mut self.chain,
+                blocks: &mut self.blocks,
+            };
+            cache.commit(holding, self.committed_count..full_count);
+            self.committed_count = full_count;
+        }
     }
 
     /// Tokens whose keys and values must be in the cache at the longest: all but the last chosen.
@@ -86,6 +132,11 @@ impl Sequence {
     /// Tokens still to be computed before the next one can be chosen.
     pub(crate) fn remaining_count(&self) -> usize {
         self.tokens.len() - self.computed_count
+    }
+
+    /// Where its next token is.
+    pub(crate) fn position(&self) -> usize {
+        self.computed_count
     }
 
     /// Cache positions that the next `count` tokens reach up to.
@@ -121,6 +172,7 @@ impl Sequence {
     pub(crate) fn rewind(&mut self) {
         debug_assert!(self.blocks.is_empty(), "a rewound sequence holds no blocks");
         self.computed_count = 0;
+        self.committed_count = 0;
     }
 
     /// The random stream is counted in output tokens, so a recomputed sequence continues it.

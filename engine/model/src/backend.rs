@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use berth_engine_core::batch::{Sampled, SequenceId, StepBatch};
+use berth_engine_core::batch::{BlockId, Sampled, SequenceId, StepBatch};
 
 /// One rank's part of a model on one device. Tensors and logits stay inside.
 ///
 /// A backend is built and used on the rank's own pinned thread, so it need not be `Send`.
 pub trait Backend {
-    /// Computes every token of `batch`, writes their keys and values into the paged cache, and
+    /// Does the copies of `batch`, in their order; then computes every token of it, writes their keys and values into the paged cache, and
     /// samples the rows that ask for it. Rank 0 returns the samples; other ranks return none.
     ///
     /// # Errors
@@ -84,6 +84,14 @@ pub enum StepError {
         sequence: SequenceId,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A block is to be copied that the cache does not have.
+    #[error("a copy of the batch: block {} is not among the {block_count}", block.0)]
+    Copy {
+        /// The block.
+        block: BlockId,
+        /// Blocks that there are.
+        block_count: usize,
     },
     /// A rank of the team ended while others waited for it.
     #[error("rank {rank} lost its peers")]

@@ -13,12 +13,31 @@ pub(crate) fn check(
     shape: CacheShape,
     vocab_size: usize,
 ) -> Result<(), StepError> {
+    check_copies(batch, shape)?;
     batch.sequences.iter().try_for_each(|sequence| {
         check_sequence(sequence, shape, vocab_size).map_err(|reason| StepError::Batch {
             sequence: sequence.id,
             reason,
         })
     })
+}
+
+fn check_copies(batch: &StepBatch, shape: CacheShape) -> Result<(), StepError> {
+    let ends = batch.copies.iter().flat_map(|copy| [copy.from, copy.to]);
+    match ends
+        .into_iter()
+        .find(|block| !below(block.0, shape.block_count))
+    {
+        Some(block) => Err(StepError::Copy {
+            block,
+            block_count: shape.block_count,
+        }),
+        None => Ok(()),
+    }
+}
+
+fn below(id: u32, count: usize) -> bool {
+    usize::try_from(id).is_ok_and(|id| id < count)
 }
 
 fn check_sequence(
@@ -29,7 +48,6 @@ fn check_sequence(
     if sequence.tokens.is_empty() {
         return Err("has no tokens".to_owned());
     }
-    let below = |id: u32, count: usize| usize::try_from(id).is_ok_and(|id| id < count);
     if let Some(token) = sequence
         .tokens
         .iter()

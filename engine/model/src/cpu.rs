@@ -190,6 +190,7 @@ impl Backend for CpuBackend {
         check(batch, self.cache, self.vocab_size)?;
         let sequences = &batch.sequences;
         let _pinned = self.machine.team.pin_caller();
+        self.decoder.copy_blocks(&batch.copies);
         self.decoder
             .forward(sequences, &mut self.machine, &self.seat)?;
         let asking = asking(sequences);

@@ -115,6 +115,7 @@ impl Backend for ReferenceBackend {
         }
         let plan = Plan::new(batch, self.cache, self.vocab_size)?;
         let (decoder, seat) = (&self.decoder, &self.seat);
+        decoder.copy_blocks(&batch.copies)?;
         let logits = self.threads.install(|| decoder.forward(&plan, seat))?;
         let asking = batch
             .sequences

@@ -15,11 +15,12 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use berth_engine_core::batch::{Sampled, SequenceId, StepBatch, TokenId};
+use berth_engine_core::policy::Terms;
 use berth_engine_core::sampling::Sampling;
-use berth_engine_core::schedule::{Limits, Scheduler};
+use berth_engine_core::schedule::{Limits, Rules, Scheduler};
 use berth_engine_core::sequence::Request;
 use berth_engine_model::backend::{Backend, CacheShape, Collective, Shard};
 use berth_engine_model::collective::SharedMemory;
@@ -159,9 +160,10 @@ fn drive(
         block_size: BLOCK_SIZE,
         block_count: u32::try_from(setting.block_count).unwrap(),
         max_waiting: 64,
+        rules: Rules::default(),
     });
     for (id, case) in (0..).map(SequenceId).zip(cases) {
-        scheduler.submit(greedy(id, case)).unwrap();
+        scheduler.submit(greedy(id, case), Duration::ZERO).unwrap();
     }
     let mut texts = BTreeMap::<SequenceId, Vec<(TokenId, f32)>>::new();
     while let Some(batch) = scheduler.next() {
@@ -205,6 +207,7 @@ fn greedy(id: SequenceId, case: &Case) -> Request {
         max_tokens: case.tokens.len(),
         min_tokens: 0,
         stop_token_ids: Vec::new(),
+        terms: Terms::default(),
     }
 }
 

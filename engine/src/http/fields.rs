@@ -28,11 +28,9 @@ use Neutral::{Empty, False, Null, Number, Text, TextFormat, True};
 
 /// Known to OpenAI or vLLM, for both completion endpoints, with vLLM's defaults.
 const UNIMPLEMENTED: &[(&str, Neutral)] = &[
-    ("cache_salt", Null),
     ("kv_transfer_params", Null),
     ("length_penalty", Number(1.0)),
     ("logprob_token_ids", Null),
-    ("priority", Number(0.0)),
     ("prompt_logprobs", Null),
     ("repetition_detection", Null),
     ("response_format", TextFormat),
@@ -170,8 +168,8 @@ mod tests {
 
     #[test]
     fn what_a_field_means_when_absent_may_be_said() {
-        check("priority", json!(0), false);
-        check("priority", json!(5), true);
+        check("length_penalty", json!(1), false);
+        check("length_penalty", json!(2), true);
         check("length_penalty", json!(1.0), false);
         check("tools", json!([]), false);
         check("tools", json!([{"type": "function"}]), true);

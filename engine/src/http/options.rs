@@ -1,6 +1,7 @@
 //! The fields that chat and completions share, read and checked.
 
 use berth_engine_core::batch::TokenId;
+use berth_engine_core::policy::Terms;
 use berth_engine_core::sampling::Sampling;
 use berth_engine_core::schedule::Limits;
 use berth_engine_text::StopStrings;
@@ -18,6 +19,7 @@ pub(crate) mod logprobs;
 mod numbers;
 pub(crate) mod rules;
 mod sampling;
+mod terms;
 mod truncate;
 
 #[cfg(test)]
@@ -53,6 +55,7 @@ pub(crate) struct Options {
     /// Whether the answer begins with what it continues.
     pub(crate) echo: bool,
     pub(crate) truncate: Truncate,
+    pub(crate) terms: Terms,
 }
 
 /// How long an answer may be.
@@ -126,6 +129,7 @@ impl Options {
             echo: echo(fields, &shown)?,
             truncate: Truncate::take(fields)?,
             shown,
+            terms: terms::take(fields)?,
         })
     }
 

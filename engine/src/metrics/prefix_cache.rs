@@ -1,11 +1,12 @@
 //! What prompts found in the cache of earlier ones, in tokens.
 
+use berth_engine_core::schedule::PrefixStats;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
-use super::{add, counter};
+use super::{add, catch_up, counter};
 
-/// Nothing is cached between requests yet: all stay at zero.
+/// Kept by the scheduler; shown here.
 #[derive(Debug)]
 pub(super) struct PrefixCacheSeries {
     queries: Counter,
@@ -27,6 +28,11 @@ impl PrefixCacheSeries {
             queries: counter(r, "vllm:prefix_cache_queries", "Prompt tokens looked for"),
             hits,
         }
+    }
+
+    pub(super) fn show(&self, stats: &PrefixStats) {
+        catch_up(&self.queries, stats.query_count);
+        catch_up(&self.hits, stats.hit_count);
     }
 
     pub(super) fn add_older_names(&self, r: &mut Registry) {

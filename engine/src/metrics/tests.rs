@@ -1,5 +1,8 @@
 //! The page of a fresh engine: every series, at zero; and the format against the real promtool.
 
+use berth_engine_core::policy::Policy;
+use berth_engine_core::schedule::Rules;
+
 use super::*;
 
 #[allow(
@@ -16,6 +19,11 @@ const LIMITS: Limits = Limits {
     block_size: 8,
     block_count: 200,
     max_waiting: 8,
+    rules: Rules {
+        policy: Policy::Fcfs,
+        prefix_caching: true,
+        max_step: None,
+    },
 };
 
 fn page(legacy: bool) -> String {

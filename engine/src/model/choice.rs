@@ -80,6 +80,14 @@ impl Choice {
         }
     }
 
+    /// Tokens of a step where nothing is said.
+    pub(crate) fn step_tokens(self) -> usize {
+        match self {
+            Self::Cpu(_) => 2048,
+            Self::Reference => 128,
+        }
+    }
+
     /// Bytes that a block of the KV cache takes over all layers and ranks.
     pub(crate) fn block_bytes(self, config: &ModelConfig, block_size: usize) -> u64 {
         match self {

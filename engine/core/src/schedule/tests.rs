@@ -4,136 +4,20 @@
 //! position skipped or a random stream lost changes the text.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::batch::{BlockId, SampleRow, StepSequence};
-use crate::sampling::Sampling;
+use crate::batch::{BlockId, StepSequence};
+use crate::policy::{TenantId, Terms};
+use fake::{FakeModel, expected, limits, request};
 
-const VOCAB_SIZE: u64 = 50;
+mod fake;
+mod operations;
+mod policies;
+mod prefix;
 
-/// Token slots by (block, offset): what the cache holds.
-struct FakeModel {
-    block_size: usize,
-    slots: BTreeMap<(u32, usize), TokenId>,
-}
-
-impl FakeModel {
-    fn new(block_size: usize) -> Self {
-        Self {
-            block_size,
-            slots: BTreeMap::new(),
-        }
-    }
-
-    fn step(&mut self, batch: &StepBatch) -> Vec<Sampled> {
-        batch
-            .sequences
-            .iter()
-            .for_each(|sequence| self.write(sequence));
-        let rows = batch.sequences.iter();
-        rows.filter_map(|sequence| {
-            let row = sequence.sample.as_ref()?;
-            let token = next_token(&self.read(sequence), row);
-            Some(Sampled {
-                id: sequence.id,
-                token,
-                logprob: 0.0,
-                top_logprobs: vec![],
-            })
-        })
-        .collect()
-    }
-
-    fn write(&mut self, sequence: &StepSequence) {
-        for (offset, token) in sequence.tokens.iter().enumerate() {
-            let slot = self.slot(sequence, sequence.first_position + offset);
-            self.slots.insert(slot, *token);
-        }
-    }
-
-    fn read(&self, sequence: &StepSequence) -> Vec<TokenId> {
-        let end = sequence.first_position + sequence.tokens.len();
-        (0..end)
-            .map(|position| self.slots[&self.slot(sequence, position)])
-            .collect()
-    }
-
-    fn slot(&self, sequence: &StepSequence, position: usize) -> (u32, usize) {
-        (
-            sequence.blocks[position / self.block_size].0,
-            position % self.block_size,
-        )
-    }
-}
-
-fn next_token(context: &[TokenId], row: &SampleRow) -> TokenId {
-    (0_u64..)
-        .map(|salt| {
-            let mut hasher = DefaultHasher::new();
-            (context, row.sampling.seed, row.output_position, salt).hash(&mut hasher);
-            u32::try_from(hasher.finish() % VOCAB_SIZE).unwrap()
-        })
-        .find(|token| !row.forbidden.contains(token))
-        .unwrap()
-}
-
-fn request(id: u64, prompt_count: usize, max_tokens: usize) -> Request {
-    let first = u32::try_from(id).unwrap() * 1000;
-    Request {
-        id: SequenceId(id),
-        prompt: (0..prompt_count)
-            .map(|n| first + u32::try_from(n).unwrap())
-            .collect(),
-        sampling: Sampling {
-            seed: id,
-            ..Sampling::default()
-        },
-        max_tokens,
-        min_tokens: 0,
-        stop_token_ids: vec![],
-    }
-}
-
-fn limits() -> Limits {
-    Limits {
-        max_num_seqs: 8,
-        max_num_batched_tokens: 16,
-        max_model_len: 64,
-        block_size: 4,
-        block_count: 64,
-        max_waiting: 64,
-    }
-}
-
-/// What one request alone gives, by the plain rule, without any scheduler.
-fn expected(request: &Request, max_model_len: usize) -> (Vec<TokenId>, FinishReason) {
-    let mut context = request.prompt.clone();
-    let mut output = vec![];
-    loop {
-        let row = SampleRow {
-            sampling: request.sampling.clone(),
-            output_position: output.len() as u64,
-            forbidden: if output.len() < request.min_tokens {
-                request.stop_token_ids.clone()
-            } else {
-                vec![]
-            },
-            history: vec![],
-        };
-        let token = next_token(&context, &row);
-        context.push(token);
-        output.push(token);
-        if request.stop_token_ids.contains(&token) {
-            return (output, FinishReason::Stop);
-        }
-        if output.len() >= request.max_tokens || context.len() >= max_model_len {
-            return (output, FinishReason::Length);
-        }
-    }
-}
+const START: Duration = Duration::ZERO;
 
 type Finished = BTreeMap<SequenceId, (Vec<TokenId>, FinishReason)>;
 
@@ -145,7 +29,7 @@ fn run(limits: Limits, requests: &[Request], aborts: &[Option<u64>]) -> (Finishe
     let mut texts: BTreeMap<SequenceId, Vec<TokenId>> = BTreeMap::new();
     let mut finished = Finished::new();
     for request in requests {
-        scheduler.submit(request.clone()).unwrap();
+        scheduler.submit(request.clone(), START).unwrap();
     }
     for step_index in 0.. {
         assert!(step_index < 20_000, "the scheduler makes no progress");
@@ -186,12 +70,13 @@ fn check_step(batch: &StepBatch, limits: &Limits) {
         let end = sequence.first_position + sequence.tokens.len();
         assert!(!sequence.tokens.is_empty());
         assert_eq!(sequence.blocks.len(), end.div_ceil(limits.block_size));
-        blocks.extend(&sequence.blocks);
+        // Those before are shared, and only read.
+        blocks.extend(&sequence.blocks[sequence.first_position / limits.block_size..]);
     }
     let count = blocks.len();
     blocks.sort_unstable();
     blocks.dedup();
-    assert_eq!(blocks.len(), count, "a block was given to two sequences");
+    assert_eq!(blocks.len(), count, "two sequences write to one block");
 }
 
 /// Sizes of each sequence's part: `id:first_position+count`, with `*` where it is sampled.
@@ -219,8 +104,8 @@ fn a_long_prompt_is_cut_into_chunks_beside_decodes() {
         ..limits()
     });
     let mut model = FakeModel::new(4);
-    scheduler.submit(request(0, 3, 9)).unwrap();
-    scheduler.submit(request(1, 17, 9)).unwrap();
+    scheduler.submit(request(0, 3, 9), START).unwrap();
+    scheduler.submit(request(1, 17, 9), START).unwrap();
     let mut shapes = vec![];
     for _ in 0..5 {
         let batch = scheduler.next().unwrap();
@@ -262,9 +147,9 @@ fn a_request_is_admitted_only_when_its_whole_prompt_fits() {
         block_count: 6,
         ..limits()
     });
-    scheduler.submit(request(0, 12, 4)).unwrap();
-    scheduler.submit(request(1, 16, 4)).unwrap();
-    scheduler.submit(request(2, 1, 4)).unwrap();
+    scheduler.submit(request(0, 12, 4), START).unwrap();
+    scheduler.submit(request(1, 16, 4), START).unwrap();
+    scheduler.submit(request(2, 1, 4), START).unwrap();
     assert_eq!(shape(&scheduler.next().unwrap()), "0:0+12*");
     assert_eq!(
         scheduler.stats().waiting_count,
@@ -276,7 +161,7 @@ fn a_request_is_admitted_only_when_its_whole_prompt_fits() {
 #[test]
 fn a_second_step_without_results_asks_for_nothing() {
     let mut scheduler = Scheduler::new(limits());
-    scheduler.submit(request(0, 3, 4)).unwrap();
+    scheduler.submit(request(0, 3, 4), START).unwrap();
     assert!(scheduler.next().is_some());
     assert_eq!(scheduler.next(), None);
 }
@@ -284,7 +169,7 @@ fn a_second_step_without_results_asks_for_nothing() {
 #[test]
 fn results_of_an_aborted_sequence_are_ignored() {
     let mut scheduler = Scheduler::new(limits());
-    scheduler.submit(request(0, 3, 4)).unwrap();
+    scheduler.submit(request(0, 3, 4), START).unwrap();
     let batch = scheduler.next().unwrap();
     assert!(scheduler.abort(SequenceId(0)));
     assert!(!scheduler.abort(SequenceId(0)));
@@ -299,8 +184,8 @@ fn check_rejected(limits: Limits, request: Request, expected: &str) {
         id: SequenceId(9),
         ..request.clone()
     };
-    let message = match scheduler.submit(request) {
-        Ok(()) => scheduler.submit(waiting).unwrap_err().to_string(),
+    let message = match scheduler.submit(request, START) {
+        Ok(()) => scheduler.submit(waiting, START).unwrap_err().to_string(),
         Err(rejected) => rejected.to_string(),
     };
     assert_eq!(message, expected);
@@ -338,11 +223,20 @@ fn what_can_never_run_is_rejected_with_a_sentence() {
 }
 
 fn any_request(id: u64) -> impl Strategy<Value = Request> {
-    (1_usize..30, 1_usize..40, 0_usize..6, vec(0_u32..50, 0..4)).prop_map(
-        move |(prompt_count, max_tokens, min_tokens, stop_token_ids)| Request {
+    let terms = (-2..3, 0_u64..3).prop_map(|(priority, tenant)| Terms {
+        priority,
+        tenant: TenantId(tenant),
+        ..Terms::default()
+    });
+    // Prompts of one family begin alike.
+    let sizes = (1_usize..30, 1_usize..40, 0_usize..6, 0_u64..4);
+    (sizes, vec(0_u32..50, 0..4), terms).prop_map(
+        move |((prompt_count, max_tokens, min_tokens, family), stop_token_ids, terms)| Request {
+            prompt: request(family, prompt_count, 1).prompt,
             min_tokens,
             stop_token_ids,
-            ..request(id, prompt_count, max_tokens)
+            terms,
+            ..request(id, 1, max_tokens)
         },
     )
 }
@@ -353,8 +247,20 @@ fn any_requests() -> impl Strategy<Value = Vec<Request>> {
 
 /// Small enough to preempt often, large enough for each request alone.
 fn any_limits() -> impl Strategy<Value = Limits> {
-    (1_usize..6, 1_usize..40, 1_usize..9, 0_u32..20).prop_map(
-        |(max_num_seqs, max_num_batched_tokens, block_size, spare)| Limits {
+    let rules = prop_oneof![
+        Just(Policy::Fcfs),
+        Just(Policy::Priority),
+        Just(Policy::Deadline),
+        Just(Policy::Fair),
+    ];
+    let rules = (rules, any::<bool>()).prop_map(|(policy, prefix_caching)| Rules {
+        policy,
+        prefix_caching,
+        max_step: None,
+    });
+    (1_usize..6, 1_usize..40, 1_usize..9, 0_u32..20, rules).prop_map(
+        |(max_num_seqs, max_num_batched_tokens, block_size, spare, rules)| Limits {
+            rules,
             max_num_seqs,
             max_num_batched_tokens,
             block_size,

@@ -5,7 +5,7 @@
 //! side: scores of many positions are then summed at once, each in the order of the channels.
 //! Values lie slot by slot.
 
-use berth_engine_core::batch::BlockId;
+use berth_engine_core::batch::{BlockCopy, BlockId};
 
 use super::AttentionShape;
 
@@ -58,6 +58,15 @@ impl KvCache {
     #[must_use]
     pub fn shape(&self) -> AttentionShape {
         self.shape
+    }
+
+    /// Writes one block's keys and values to another one.
+    pub fn copy(&mut self, BlockCopy { from, to }: BlockCopy) {
+        let size = self.shape.block_elements();
+        for head in self.elements.chunks_exact_mut(self.shape.head_elements()) {
+            let from = from.0 as usize * size;
+            head.copy_within(from..from + size, to.0 as usize * size);
+        }
     }
 
     /// Every KV head's part, to be written to.

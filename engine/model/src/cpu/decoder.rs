@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use berth_engine_core::batch::StepSequence;
+use berth_engine_core::batch::{BlockCopy, StepSequence};
 use berth_engine_cpu::attention::{
     Attention, AttentionShape, Columns, KvCache, Projected, Scoring,
 };
@@ -119,6 +119,13 @@ impl Decoder {
         }
         machine.add_and_norm(&self.final_norm, self.rms_norm_eps);
         Ok(())
+    }
+
+    /// Copies blocks of every layer's keys and values, one after the other.
+    pub(crate) fn copy_blocks(&mut self, copies: &[BlockCopy]) {
+        for layer in &mut self.layers {
+            copies.iter().for_each(|copy| layer.cache.copy(*copy));
+        }
     }
 
     /// The rows of the step's tokens. Nothing is to be added to them yet.

@@ -1,5 +1,6 @@
 //! One part's paged keys and values in one layer.
 
+use berth_engine_core::batch::BlockCopy;
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::plan::Rows;
@@ -51,6 +52,17 @@ impl PartCache {
             self.values
                 .slice_set(&values.narrow(0, from, run)?.contiguous()?, 0, slot)?;
             done += run;
+        }
+        Ok(())
+    }
+
+    /// Writes one block's keys and values to another one.
+    pub(crate) fn copy(&self, BlockCopy { from, to }: BlockCopy) -> Result<()> {
+        let size = self.shape.block_size;
+        let (from, to) = (from.0 as usize * size, to.0 as usize * size);
+        for cache in [&self.keys, &self.values] {
+            // A part of a tensor shares its memory, which cannot be written to itself.
+            cache.slice_set(&cache.narrow(0, from, size)?.copy()?, 0, to)?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use berth_engine_core::batch::BlockCopy;
 use candle_core::{Result, Tensor};
 use candle_nn::ops::{rms_norm, silu};
 use rayon::prelude::*;
@@ -101,6 +102,21 @@ impl Decoder {
             .map_err(after)?;
         self.vocab
             .gather_logits(joined, plan.sampled_rows.len(), seat)
+    }
+
+    /// Copies blocks of every layer's keys and values, one after the other.
+    pub(crate) fn copy_blocks(&self, copies: &[BlockCopy]) -> std::result::Result<(), StepError> {
+        for (index, layer) in self.layers.iter().enumerate() {
+            let caches = layer.parts.iter().map(|part| &part.cache);
+            let all = caches.flat_map(|cache| copies.iter().map(move |copy| cache.copy(*copy)));
+            all.into_iter()
+                .collect::<Result<()>>()
+                .map_err(|source| StepError::Compute {
+                    layer: index,
+                    source,
+                })?;
+        }
+        Ok(())
     }
 
     /// Each part's output of attention, `(rows, hidden)`.

@@ -54,6 +54,7 @@ impl Text {
 /// One step of these.
 pub(crate) fn batch(sequences: impl IntoIterator<Item = StepSequence>) -> StepBatch {
     StepBatch {
+        copies: Vec::new(),
         sequences: sequences.into_iter().collect(),
     }
 }

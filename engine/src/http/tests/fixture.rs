@@ -11,7 +11,7 @@ use std::time::Duration;
 use actix_web::dev::ServerHandle;
 use berth_engine_core::batch::{Sampled, StepBatch, StepSequence, TokenId};
 use berth_engine_core::sampling::TokenLogprob;
-use berth_engine_core::schedule::Limits;
+use berth_engine_core::schedule::{Limits, Rules};
 use berth_engine_model::backend::{Backend, Shard, StepError};
 use berth_engine_text::{ChatTemplate, GgufVocab, Tokenizer};
 use clap::Parser;
@@ -192,6 +192,7 @@ fn model(alphabet: &Arc<Alphabet>) -> Model {
             block_size: 8,
             block_count: 200,
             max_waiting: 8,
+            rules: Rules::default(),
         },
         places,
         name: "alphabet".to_owned(),
