@@ -1,7 +1,8 @@
 //! The CPU backend: our own kernels on packed weights.
 //!
 //! Weights stay in the form that the file has them in: bf16, or the codes of Q8_0, Q4_0 and Q4_1;
-//! F32 and F16 are rounded to bf16. Keys and values are held in bf16. Activations are f32 between
+//! Q5_0 becomes codes of 8 bits with the same values. F32, F16, Q5_1 and the K family (Q2_K to
+//! Q6_K) are rounded to bf16. Keys and values are held in bf16. Activations are f32 between
 //! operations.
 //!
 //! For a tier and a number of ranks, a row's result depends on its sequence's tokens alone: every
@@ -21,7 +22,6 @@ use std::thread;
 
 use berth_engine_core::batch::{SampleRow, Sampled, SequenceId, StepBatch, StepSequence};
 use berth_engine_core::sampling::{Choice, sample};
-use berth_engine_cpu::matrix::Form;
 use berth_engine_cpu::rows::each_pair_of_rows;
 use berth_engine_cpu::team::Team;
 
@@ -45,7 +45,7 @@ mod spec;
 pub use berth_engine_cpu::tier::{Tier, TierError};
 pub use load::{LoadError, RowFailure};
 pub use memory::block_bytes;
-pub use spec::Unserved;
+pub use spec::{Held, Unserved};
 
 /// Rows whose logits are held at a time: 39 MB with 151,000 tokens.
 const LOGIT_ROWS_MAX: usize = 64;
@@ -78,11 +78,11 @@ struct Asking<'a> {
     how: &'a SampleRow,
 }
 
-/// Checks that there are kernels for the model on `degree` ranks; the forms of its weights.
+/// Checks that there are kernels for the model on `degree` ranks; how its weights will be held.
 ///
 /// # Errors
 /// Names the first tensor that there is no kernel for, and what to do.
-pub fn serves(source: &ModelSource, degree: usize) -> Result<Vec<Form>, Unserved> {
+pub fn serves(source: &ModelSource, degree: usize) -> Result<Vec<Held>, Unserved> {
     spec::check(source, degree)
 }
 

@@ -202,6 +202,26 @@ impl ModelSource {
         self.store.row_bytes(&name, first_row + row, columns, bytes)
     }
 
+    /// One row of a matrix, decoded, in the order of [`Self::rows`]. `values` is overwritten.
+    pub(crate) fn row_values(
+        &self,
+        weight: Weight,
+        row: usize,
+        values: &mut Vec<f32>,
+    ) -> Result<(), ReadError> {
+        let columns = weight.shape(&self.config)[1];
+        let mut bytes = Vec::new();
+        self.row_bytes(weight, row, &(0..columns), &mut bytes)?;
+        let decoded = store::decode(self.encoding(weight), &bytes, (1, columns));
+        *values = decoded
+            .and_then(|row| row.flatten_all()?.to_vec1())
+            .map_err(|source| ReadError::Decode {
+                name: self.naming.name(weight),
+                source,
+            })?;
+        Ok(())
+    }
+
     fn place(&self, weight: Weight) -> Place {
         self.naming.place(weight, &self.config)
     }

@@ -16,7 +16,7 @@ use crate::config::{Graph, ModelConfig, Rope};
 mod quantised;
 mod text;
 
-pub(crate) use quantised::write_quantised;
+pub(crate) use quantised::{write_mixed, write_quantised};
 pub(crate) use text::{Text, batch};
 
 /// Name, shape (outermost first) and elements.

@@ -46,12 +46,12 @@ pub(crate) fn choose(
 }
 
 fn cpu(args: &ModelArgs, source: &ModelSource, degree: usize) -> Result<Choice, Unserved> {
-    let forms = cpu::serves(source, degree)?;
-    let forms: Vec<&str> = forms.iter().map(|form| form.name()).collect();
+    let held = cpu::serves(source, degree)?;
+    let held: Vec<String> = held.iter().map(ToString::to_string).collect();
     let tier = args.cpu_tier.unwrap_or_else(Tier::best);
     tracing::info!(
         "backend cpu: kernels of tier {tier}, weights held as {}",
-        forms.join(", ")
+        held.join(", ")
     );
     Ok(Choice::Cpu(tier))
 }

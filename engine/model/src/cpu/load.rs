@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 
 use berth_engine_cpu::attention::{KvCache, Scoring};
-use berth_engine_cpu::matrix::{Matrix, PackError, Row, RowError};
+use berth_engine_cpu::matrix::{Form, Matrix, PackError, Row, RowError};
 use berth_engine_cpu::team::Team;
 use candle_core::quantized::GgmlDType;
 use half::{bf16, f16};
@@ -320,13 +320,19 @@ fn pack_row(
     to: &mut Row<'_>,
 ) -> Result<(), RowFailure> {
     let (weight, row) = spec.row(output);
+    let encoding = source.encoding(weight);
+    let is_block = encoding.block_size() > 1;
     ROW.with_borrow_mut(|(bytes, values)| {
+        if is_block && to.form() == Form::Bf16 {
+            source.row_values(weight, row, values)?;
+            return Ok(to.write_f32(&values[spec.columns.clone()])?);
+        }
         source.row_bytes(weight, row, &spec.columns, bytes)?;
-        Ok(write(source.encoding(weight), bytes, values, to)?)
+        Ok(write(encoding, bytes, values, to)?)
     })
 }
 
-/// F32 and F16 are rounded to bf16; all else is held as it is stored.
+/// F32 and F16 are rounded to bf16; codes are held as they are stored.
 fn write(
     encoding: GgmlDType,
     bytes: &[u8],
@@ -337,6 +343,7 @@ fn write(
     values.clear();
     match encoding {
         GgmlDType::Q8_0 => return to.write_q8_0(bytes),
+        GgmlDType::Q5_0 => return to.write_q8_0(&q5_0_as_q8_0(bytes)),
         GgmlDType::Q4_0 => return to.write_q4_0(bytes),
         GgmlDType::Q4_1 => return to.write_q4_1(bytes),
         GgmlDType::BF16 => {
@@ -351,4 +358,22 @@ fn write(
         }
     }
     to.write_f32(values)
+}
+
+/// Blocks of a scale, 32 fifth bits and 32 codes of 4 bits, less 16: the same scale and values
+/// with 8 bits each (`dequantize_row_q5_0` of ggml).
+pub(super) fn q5_0_as_q8_0(blocks: &[u8]) -> Vec<u8> {
+    let (blocks, _) = blocks.as_chunks::<22>();
+    let mut out = Vec::with_capacity(blocks.len() * 34);
+    for block in blocks {
+        let fifths = u32::from_le_bytes([block[2], block[3], block[4], block[5]]);
+        out.extend(&block[..2]);
+        let low = block[6..].iter().map(|pair| pair & 0x0f);
+        let high = block[6..].iter().map(|pair| pair >> 4);
+        for (index, code) in low.chain(high).enumerate() {
+            let fifth = if fifths >> index & 1 == 1 { 16 } else { 0 };
+            out.push((code | fifth).wrapping_sub(16));
+        }
+    }
+    out
 }

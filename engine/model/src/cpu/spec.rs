@@ -1,5 +1,6 @@
 //! Which matrices a rank holds: what each is put together from, and in which form it is packed.
 
+use std::fmt;
 use std::ops::Range;
 
 use berth_engine_cpu::matrix::{BLOCK, Form};
@@ -60,32 +61,29 @@ pub(crate) struct GatedSpec {
     pub(crate) down: MatrixSpec,
 }
 
+/// Weights that are held in one form, over all ranks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// How they are packed.
+    pub form: Form,
+    /// How the files have them, as GGUF calls it.
+    pub stored_as: Vec<String>,
+    /// Memory that they take.
+    pub bytes: u64,
+}
+
 /// Why a model is not one for this backend.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unserved {
     /// There is no kernel for a weight as it is stored.
     #[error(
-        "tensor {name} is stored as {encoding}; the CPU backend has kernels for F32, F16, BF16, \
-         Q8_0, Q4_0 and Q4_1"
+        "tensor {name} is stored as {encoding}, which no form of the CPU backend's weights holds"
     )]
     Encoding {
         /// The tensor.
         name: String,
         /// GGUF's name of how it is stored.
         encoding: String,
-    },
-    /// Weights that are multiplied at once are stored in different ways.
-    #[error(
-        "tensors {first} and {second} are stored in different ways ({forms}), which the CPU \
-         backend cannot join"
-    )]
-    Mixed {
-        /// A tensor.
-        first: String,
-        /// Another.
-        second: String,
-        /// How.
-        forms: String,
     },
     /// Blocks of a quantised weight cannot be cut.
     #[error(
@@ -100,14 +98,30 @@ pub enum Unserved {
     },
 }
 
-/// How weights are stored; [`Form::Bf16`] for all that are not quantised.
+/// The form that holds weights stored like this: exactly, where there is one. Those of the K
+/// family, whose scales are products, and of Q5_1 are rounded to bf16, as F32 and F16 are.
 pub(crate) fn form_of(encoding: GgmlDType) -> Option<Form> {
     match encoding {
         GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => Some(Form::Bf16),
-        GgmlDType::Q8_0 => Some(Form::Int8),
+        GgmlDType::Q8_0 | GgmlDType::Q5_0 => Some(Form::Int8),
         GgmlDType::Q4_0 => Some(Form::Int4),
         GgmlDType::Q4_1 => Some(Form::Int4Min),
+        GgmlDType::Q5_1
+        | GgmlDType::Q2K
+        | GgmlDType::Q3K
+        | GgmlDType::Q4K
+        | GgmlDType::Q5K
+        | GgmlDType::Q6K => Some(Form::Bf16),
         _ => None,
+    }
+}
+
+/// The form that holds weights of both, when they are multiplied at once.
+fn joined(first: Form, second: Form) -> Form {
+    match (first, second) {
+        _ if first == second => first,
+        (Form::Int4, Form::Int8) | (Form::Int8, Form::Int4) => Form::Int8,
+        _ => Form::Bf16,
     }
 }
 
@@ -175,22 +189,56 @@ pub(crate) fn vector_elements(config: &ModelConfig, part: &Part) -> usize {
     config.hidden_size + config.layer_count * of_layer
 }
 
-/// Checks that every matrix of every rank can be packed; the forms that there are.
+/// Checks that every matrix of every rank can be packed; what there is of each form.
 ///
 /// # Errors
 /// Names the first tensor that cannot.
-pub(crate) fn check(source: &ModelSource, degree: usize) -> Result<Vec<Form>, Unserved> {
-    let mut forms = Vec::new();
+pub(crate) fn check(source: &ModelSource, degree: usize) -> Result<Vec<Held>, Unserved> {
+    let mut all_held: Vec<Held> = Vec::new();
     for rank in 0..degree {
         let part = part_of_rank(source.config(), Shard { rank, degree });
         for spec in all(source.config(), &part) {
             let form = spec.form(source, degree)?;
-            if !forms.contains(&form) {
-                forms.push(form);
+            let index = all_held.iter().position(|held| held.form == form);
+            let index = index.unwrap_or_else(|| {
+                all_held.push(Held::nothing(form));
+                all_held.len() - 1
+            });
+            all_held[index].add(source, &spec);
+        }
+    }
+    Ok(all_held)
+}
+
+// === impl Held ===
+
+impl Held {
+    fn nothing(form: Form) -> Self {
+        Self {
+            form,
+            stored_as: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    fn add(&mut self, source: &ModelSource, spec: &MatrixSpec) {
+        let (outputs, inputs) = spec.shape();
+        self.bytes += self.form.bytes(outputs, inputs) as u64;
+        for (weight, _) in &spec.rows {
+            let encoding = format!("{:?}", source.encoding(*weight));
+            if !self.stored_as.contains(&encoding) {
+                self.stored_as.push(encoding);
             }
         }
     }
-    Ok(forms)
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (form, megabytes) = (self.form, self.bytes / 1_000_000);
+        let stored_as = self.stored_as.join(" and ");
+        write!(f, "{form} ({megabytes} MB, stored as {stored_as})")
+    }
 }
 
 // === impl LayerSpec ===
@@ -298,16 +346,9 @@ impl MatrixSpec {
     /// The form that it is packed in.
     pub(crate) fn form(&self, source: &ModelSource, degree: usize) -> Result<Form, Unserved> {
         let (first, _) = self.rows[0];
-        let form = form_of_weight(source, first)?;
+        let mut form = form_of_weight(source, first)?;
         for (weight, _) in &self.rows[1..] {
-            let other = form_of_weight(source, *weight)?;
-            if other != form {
-                return Err(Unserved::Mixed {
-                    first: source.name_of(first),
-                    second: source.name_of(*weight),
-                    forms: format!("{form} and {other}"),
-                });
-            }
+            form = joined(form, form_of_weight(source, *weight)?);
         }
         let Range { start, end } = self.columns;
         if form != Form::Bf16 && !(start.is_multiple_of(BLOCK) && end.is_multiple_of(BLOCK)) {

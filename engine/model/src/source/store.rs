@@ -167,7 +167,8 @@ impl Stored {
     }
 }
 
-fn decode(
+/// Stored rows as `(rows, columns)`, f32.
+pub(crate) fn decode(
     encoding: GgmlDType,
     bytes: &[u8],
     (rows, columns): (usize, usize),
