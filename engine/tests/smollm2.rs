@@ -18,6 +18,9 @@ use serde_json::{Value, json};
 /// Loading and computing take their time on a busy machine without hardware for it.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// Open when SIGTERM comes.
+const STREAMS: usize = 8;
+
 /// A running `berth-engine serve`, killed when dropped.
 struct Engine {
     child: Child,
@@ -240,6 +243,53 @@ fn sigterm_lets_the_answer_in_flight_finish_and_ends_with_0() {
         chat.join().unwrap()
     });
     assert_eq!(answer["choices"][0]["finish_reason"], "length");
+    assert_eq!(engine.child.wait().unwrap().code(), Some(0));
+}
+
+/// Streams that are open go on to their last event; who comes now is told to go elsewhere.
+#[test]
+fn sigterm_takes_no_new_work_and_loses_no_stream() {
+    let Some(model) = model("sigterm_takes_no_new_work_and_loses_no_stream") else {
+        return;
+    };
+    let mut engine = Engine::start(&model, &["--shutdown-timeout", "300"]);
+    let mut body = json!({"prompt": "Once upon a time", "temperature": 0, "max_tokens": 240});
+    body["ignore_eos"] = true.into();
+    body["stream"] = true.into();
+    let body = body.to_string();
+    let completions = "/v1/completions";
+    thread::scope(|scope| {
+        let stream = || engine.send("POST", completions, &body);
+        let streams: Vec<_> = (0..STREAMS).map(|_| scope.spawn(stream)).collect();
+        let deadline = Instant::now() + PATIENCE;
+        let all_run = || {
+            let (_, page) = engine.send("GET", "/metrics", "");
+            let running = format!(" {STREAMS}");
+            let is_it = |line: &str| {
+                line.starts_with("vllm:num_requests_running{") && line.ends_with(&running)
+            };
+            page.lines().any(is_it)
+        };
+        while !all_run() {
+            let ended = streams.iter().any(thread::ScopedJoinHandle::is_finished);
+            assert!(Instant::now() < deadline && !ended, "never seen together");
+        }
+        engine.terminate();
+        while engine.send("GET", "/ready", "").0 == 200 {
+            assert!(Instant::now() < deadline, "never draining");
+        }
+        let (status, refused) = engine.send("POST", completions, &body);
+        assert!(
+            status == 503 && refused.contains("shutting down"),
+            "{status} {refused}"
+        );
+        for stream in streams {
+            let (status, events) = stream.join().unwrap();
+            assert_eq!(status, 200, "{events}");
+            let ends = ["\"finish_reason\":\"length\"", "data: [DONE]"];
+            assert!(ends.iter().all(|end| events.contains(end)), "{events}");
+        }
+    });
     assert_eq!(engine.child.wait().unwrap().code(), Some(0));
 }
 

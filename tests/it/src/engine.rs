@@ -21,7 +21,7 @@ use crate::pods;
 use crate::ports::free_port;
 use crate::process::{OnExit, Process, Program};
 use crate::programs;
-use crate::story::Absent;
+use crate::story::{self, Absent};
 use crate::wait::eventually;
 
 /// The container of the example pod.
@@ -153,6 +153,23 @@ impl Example {
 // === impl Engine ===
 
 impl Engine {
+    /// Without a cluster: on this machine's CPUs, with these flags.
+    ///
+    /// # Errors
+    /// When it does not become ready in time.
+    pub fn serve(model: &Path, flags: &[&str], folder: &Path) -> Result<Self> {
+        let port = free_port()?;
+        let program = Program::new("engine", &programs::ours("berth-engine")?)
+            .args(["serve", "--model"])
+            .args([model.display().to_string()])
+            .args(["--port".to_owned(), port.to_string()])
+            .args(flags.iter().copied());
+        let process = Process::start(program, OnExit::Stay, folder)?;
+        let engine = Self { process, port };
+        story::runtime()?.block_on(engine.wait_until_ready())?;
+        Ok(engine)
+    }
+
     /// The threads of its process.
     ///
     /// # Errors

@@ -33,6 +33,7 @@ pub mod http1;
 pub mod images;
 pub mod kubelet;
 pub mod manifests;
+pub mod openai;
 pub mod pair;
 pub mod patches;
 pub mod plugin_relay;

@@ -162,7 +162,7 @@ fn skip(name: &str, absent: &Absent) -> Result<()> {
         .context("saying that a story is skipped")
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -7,6 +7,7 @@ mod churn;
 mod configz;
 mod crashes;
 mod engine;
+mod engine_openai;
 mod failover;
 mod given;
 mod given_churn;
