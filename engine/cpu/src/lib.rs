@@ -29,6 +29,7 @@ pub mod probe;
 pub mod product;
 pub mod rope;
 pub mod rows;
+pub mod share;
 pub mod softmax;
 pub mod team;
 pub mod tier;

@@ -12,7 +12,6 @@ mod available;
 mod batch_check;
 mod frequencies;
 mod seat;
-mod share;
 
 #[cfg(test)]
 mod tiny;

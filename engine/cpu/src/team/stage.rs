@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::share::share;
+
 /// One of a team's workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Worker {
@@ -68,12 +70,10 @@ struct Taken(AtomicUsize);
 // === impl Worker ===
 
 impl Worker {
-    /// This worker's part of `items` things in a row: parts are in the workers' order and differ
-    /// by at most one.
+    /// This worker's [`share`] of `items` things in a row.
     #[must_use]
     pub fn share(self, items: usize) -> Range<usize> {
-        let bound = |index: usize| index * (items / self.count) + index.min(items % self.count);
-        bound(self.index)..bound(self.index + 1)
+        share(items, self.count, self.index)
     }
 
     /// All of them, this one first.

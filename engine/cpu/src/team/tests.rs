@@ -88,20 +88,6 @@ fn who_has_not_come_holds_nobody_up() {
 }
 
 #[test]
-fn shares_cover_everything_once_and_differ_by_at_most_one() {
-    for (count, items) in [(1, 5), (2, 5), (3, 3), (4, 2), (3, 0), (2, 64)] {
-        let mut end = 0;
-        for index in 0..count {
-            let share = Worker { index, count }.share(items);
-            assert!(share.len().abs_diff(items / count) <= 1);
-            assert_eq!(share.start, end);
-            end = share.end;
-        }
-        assert_eq!(end, items);
-    }
-}
-
-#[test]
 fn a_panic_reaches_the_caller_frees_who_waits_and_the_team_goes_on() {
     for bad in 0..6 {
         let mut team = team(3);

@@ -8,8 +8,8 @@ use candle_core::quantized::GgmlDType;
 
 use crate::backend::Shard;
 use crate::config::ModelConfig;
-use crate::share::share;
 use crate::source::{LayerWeight, ModelSource, Weight};
+use berth_engine_cpu::share::share;
 
 /// What one rank computes, as ranges of the whole model's rows.
 #[derive(Clone, Debug, PartialEq, Eq)]

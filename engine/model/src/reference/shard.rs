@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::backend::Shard;
 use crate::config::ModelConfig;
-use crate::share::share;
+use berth_engine_cpu::share::share;
 
 /// What one part computes, as ranges of the whole model's rows.
 #[derive(Clone, Debug, PartialEq, Eq)]

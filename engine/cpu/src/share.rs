@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 /// The `index`th of `count` shares of `total`, as even as they can be, larger ones first.
-pub(crate) fn share(total: usize, count: usize, index: usize) -> Range<usize> {
+#[must_use]
+pub fn share(total: usize, count: usize, index: usize) -> Range<usize> {
     let (least, more) = (total / count, total % count);
     let start = index * least + index.min(more);
     start..start + least + usize::from(index < more)
