@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use berth_engine_model::cpu::Tier;
+use berth_engine_model::cpu::{Kernels, Tier};
 use clap::{Parser, Subcommand, ValueEnum};
 
 /// Serves a language model over the OpenAI API, each rank pinned to the CPUs and memory it was
@@ -115,6 +115,11 @@ pub struct ModelArgs {
     /// portable. All give the same results. Default: the best that this CPU has.
     #[arg(long, value_parser = Tier::named, value_name = "TIER")]
     pub cpu_tier: Option<Tier>,
+    /// Which of the CPU backend's kernels compute, as the log of another start says it, such as
+    /// bf16=avx2,codes=avx2,chunk=262144,ahead=0. All give the same results. Default: measured
+    /// at the start.
+    #[arg(long, value_name = "KERNELS", conflicts_with = "cpu_tier")]
+    pub cpu_kernels: Option<Kernels>,
     /// The pod's annotation berth.dev/assignment as a file [default: /etc/berth/assignment, if
     /// it is there].
     #[arg(long, value_name = "FILE")]
@@ -276,6 +281,10 @@ mod tests {
         );
         check_refused("berth-engine serve --model m --dtype bfloat16", "float32");
         check_refused("berth-engine serve --model m --cpu-tier sse", "avx512-bf16");
+        check_refused(
+            "berth-engine serve --model m --cpu-kernels fast",
+            "is not like bf16=",
+        );
     }
 
     #[test]

@@ -68,8 +68,11 @@ pub enum Error {
     )]
     NotF32,
     /// It would do nothing.
-    #[error("--cpu-tier picks kernels of the CPU backend, and --backend reference has none")]
-    TierOfReference,
+    #[error(
+        "--cpu-tier and --cpu-kernels pick kernels of the CPU backend, which --backend reference \
+         does not use"
+    )]
+    KernelsOfReference,
     /// The file or folder is not sound.
     #[error(transparent)]
     Open(#[from] OpenError),

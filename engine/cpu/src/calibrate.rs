@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use crate::matrix::{Form, Matrix};
-use crate::product::{Choice, Products, Tuning};
+use crate::product::{Kernels, Products, Tuning};
 use crate::team::Team;
 use crate::tier::Tier;
 
@@ -14,6 +14,8 @@ use crate::tier::Tier;
 const TRIAL_BYTES: usize = 64 << 20;
 /// Of each candidate, in turns; the best counts, since whatever disturbs makes it slower.
 const TRIALS: usize = 3;
+/// After that nothing further is tried: on a busy machine a trial says little anyway.
+const TIME_MAX: Duration = Duration::from_millis(150);
 /// What is better by less than this is taken for noise.
 const GAIN_MIN: f64 = 0.03;
 /// Where weights are read once, and where arithmetic begins to count.
@@ -21,15 +23,23 @@ const ROWS: [usize; 2] = [1, 16];
 const CHUNK_BYTES: [usize; 2] = [512 << 10, 1 << 20];
 const AHEAD_BYTES: [usize; 2] = [2 << 10, 8 << 10];
 
-/// Tries what [`Choice`] leaves open with products of 1 and 16 rows on `matrices`, as far as there
-/// are up to 64 MiB of them. Takes some 50 ms; what it says depends on the moment, and no bit of a
-/// result on what it says.
+/// Tries what [`Kernels`] leaves open with products of 1 and 16 rows on `matrices`, as far as there
+/// are up to 64 MiB of them. Takes some 50 ms, on a busy machine 150 ms and one trial; what it
+/// says depends on the moment, and no bit of a result on what it says. The portable tier leaves
+/// nothing open.
 ///
 /// # Panics
 /// When this machine does not have the tier.
 #[must_use]
-pub fn calibrate(team: &mut Team, tier: Tier, matrices: &[&Matrix]) -> Choice {
-    let mut choice = Choice::of(tier);
+pub fn calibrate(team: &mut Team, tier: Tier, matrices: &[&Matrix]) -> Kernels {
+    let mut kernels = Kernels::of(tier);
+    if tier == Tier::Portable {
+        return kernels;
+    }
+    let deadline = Instant::now() + TIME_MAX;
+    let mut best = |matrices: &[&Matrix], rows, candidates: &[Kernels]| {
+        best(team, matrices, rows, candidates, deadline)
+    };
     let matrices = first_bytes(matrices, TRIAL_BYTES);
     let bf16: Vec<&Matrix> = matrices
         .iter()
@@ -37,28 +47,28 @@ pub fn calibrate(team: &mut Team, tier: Tier, matrices: &[&Matrix]) -> Choice {
         .filter(|matrix| matrix.form() == Form::Bf16)
         .collect();
     if tier == Tier::Avx512Bf16 && !bf16.is_empty() {
-        let fused = Choice {
+        let fused = Kernels {
             bf16: Tier::Avx512Vnni,
-            ..choice
+            ..kernels
         };
-        choice = best(team, &bf16, ROWS[1], &[choice, fused]);
+        kernels = best(&bf16, ROWS[1], &[kernels, fused]);
     }
-    let tuned = |tuning| Choice { tuning, ..choice };
+    let tuned = |tuning| Kernels { tuning, ..kernels };
     let ahead = AHEAD_BYTES.map(|ahead_bytes| Tuning {
         ahead_bytes,
-        ..choice.tuning
+        ..kernels.tuning
     });
-    let candidates = [choice, tuned(ahead[0]), tuned(ahead[1])];
-    choice = best(team, &matrices, ROWS[0], &candidates);
-    let tuned = |chunk_bytes| Choice {
+    let candidates = [kernels, tuned(ahead[0]), tuned(ahead[1])];
+    kernels = best(&matrices, ROWS[0], &candidates);
+    let tuned = |chunk_bytes| Kernels {
         tuning: Tuning {
             chunk_bytes,
-            ..choice.tuning
+            ..kernels.tuning
         },
-        ..choice
+        ..kernels
     };
-    let candidates = [choice, tuned(CHUNK_BYTES[0]), tuned(CHUNK_BYTES[1])];
-    best(team, &matrices, ROWS[1], &candidates)
+    let candidates = [kernels, tuned(CHUNK_BYTES[0]), tuned(CHUNK_BYTES[1])];
+    best(&matrices, ROWS[1], &candidates)
 }
 
 /// The first that together have at least so many bytes, or all.
@@ -76,27 +86,37 @@ fn first_bytes<'a>(matrices: &[&'a Matrix], bytes: usize) -> Vec<&'a Matrix> {
 }
 
 /// The fastest; the first, unless another is clearly faster.
-fn best(team: &mut Team, matrices: &[&Matrix], rows: usize, candidates: &[Choice]) -> Choice {
+fn best(
+    team: &mut Team,
+    matrices: &[&Matrix],
+    rows: usize,
+    candidates: &[Kernels],
+    deadline: Instant,
+) -> Kernels {
     let mut times = vec![Duration::MAX; candidates.len()];
     for _ in 0..TRIALS {
+        if Instant::now() > deadline {
+            break;
+        }
         for (candidate, time) in candidates.iter().zip(&mut times) {
             *time = (*time).min(trial(team, matrices, rows, *candidate));
         }
     }
     let mut best = 0;
     for (index, time) in times.iter().enumerate().skip(1) {
-        if time.as_secs_f64() < times[best].as_secs_f64() * (1.0 - GAIN_MIN) {
+        let is_clear = time.as_secs_f64() < times[best].as_secs_f64() * (1.0 - GAIN_MIN);
+        if *time < Duration::MAX && is_clear {
             best = index;
         }
     }
     candidates[best]
 }
 
-fn trial(team: &mut Team, matrices: &[&Matrix], rows: usize, choice: Choice) -> Duration {
+fn trial(team: &mut Team, matrices: &[&Matrix], rows: usize, kernels: Kernels) -> Duration {
     let longest = |size: fn(&Matrix) -> usize| matrices.iter().map(|matrix| size(matrix)).max();
     let x = vec![0.5; rows * longest(Matrix::inputs).unwrap_or(0)];
     let mut out = vec![0.0; rows * longest(Matrix::outputs).unwrap_or(0)];
-    let mut products = Products::with(choice);
+    let mut products = Products::with(kernels);
     let started = Instant::now();
     for matrix in matrices {
         let x = &x[..rows * matrix.inputs()];
@@ -119,25 +139,25 @@ mod tests {
             });
             let matrix = matrix.expect("packed");
             for tier in Tier::here() {
-                let choice = calibrate(&mut team, tier, &[&matrix, &matrix]);
-                assert!(choice.bf16.is_here() && choice.codes == tier);
+                let kernels = calibrate(&mut team, tier, &[&matrix, &matrix]);
+                assert!(kernels.bf16.is_here() && kernels.codes == tier);
                 let x: Vec<f32> = row(3).collect();
-                let mut results = [Choice::of(Tier::Portable), choice].map(|choice| {
+                let mut results = [Kernels::of(Tier::Portable), kernels].map(|kernels| {
                     let mut out = vec![0.0; 100];
-                    Products::with(choice).product(&mut team, &matrix, &x, &mut out);
+                    Products::with(kernels).product(&mut team, &matrix, &x, &mut out);
                     out
                 });
                 let [expected, got] = &mut results;
-                assert_eq!(got, expected, "{choice}");
+                assert_eq!(got, expected, "{kernels}");
             }
         }
     }
 
     #[test]
-    fn no_weights_leave_the_choice_as_it_is() {
+    fn no_weights_leave_the_kernels_as_they_are() {
         let mut team = Team::new(Some(1)).expect("threads");
         let tier = Tier::best();
-        let choice = calibrate(&mut team, tier, &[]);
-        assert_eq!(choice.codes, Choice::of(tier).codes);
+        let kernels = calibrate(&mut team, tier, &[]);
+        assert_eq!(kernels.codes, Kernels::of(tier).codes);
     }
 }

@@ -29,10 +29,10 @@ mod activations;
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
-mod choice;
 mod chunk;
 #[cfg(target_arch = "x86_64")]
 mod codes;
+mod kernels;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod lanes;
 #[cfg(target_arch = "x86_64")]
@@ -41,8 +41,8 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
-pub use choice::{Choice, ChoiceError};
 pub use chunk::Tuning;
+pub use kernels::{Kernels, KernelsError};
 
 use activations::{Activations, Filled};
 
@@ -52,7 +52,7 @@ const STRIP: usize = 16;
 /// Computes products with one tier's kernels, and keeps the memory that they need in between.
 #[derive(Debug)]
 pub struct Products {
-    choice: Choice,
+    kernels: Kernels,
     activations: Activations,
 }
 
@@ -89,7 +89,7 @@ impl Products {
     /// When this machine does not have the tier.
     #[must_use]
     pub fn new(tier: Tier) -> Self {
-        Self::with(Choice::of(tier))
+        Self::with(Kernels::of(tier))
     }
 
     /// With the kernels that calibration or a flag chose.
@@ -97,20 +97,20 @@ impl Products {
     /// # Panics
     /// When this machine does not have their tiers.
     #[must_use]
-    pub fn with(choice: Choice) -> Self {
-        for tier in [choice.bf16, choice.codes] {
+    pub fn with(kernels: Kernels) -> Self {
+        for tier in [kernels.bf16, kernels.codes] {
             assert!(tier.is_here(), "tier {tier} was checked before it is used");
         }
         Self {
-            choice,
+            kernels,
             activations: Activations::default(),
         }
     }
 
     /// Which kernels are used.
     #[must_use]
-    pub fn choice(&self) -> Choice {
-        self.choice
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
     }
 
     /// Multiplies each row of `x`, `(rows, inputs)`, with every output of `matrix`, and writes
@@ -124,8 +124,8 @@ impl Products {
         let rows = x.len() / matrix.inputs().max(1);
         assert_eq!(x.len(), rows * matrix.inputs(), "whole rows of activations");
         assert_eq!(out.len(), rows * matrix.outputs(), "room for every output");
-        let tier = self.choice.tier(matrix.form());
-        let tuning = self.choice.tuning;
+        let tier = self.kernels.tier(matrix.form());
+        let tuning = self.kernels.tuning;
         let filling = self
             .activations
             .filling(matrix.form(), tier, (rows, matrix.inputs()));

@@ -22,6 +22,7 @@ use std::thread;
 
 use berth_engine_core::batch::{SampleRow, Sampled, SequenceId, StepBatch, StepSequence};
 use berth_engine_core::sampling::{Choice, sample};
+use berth_engine_cpu::calibrate::calibrate;
 use berth_engine_cpu::rows::each_pair_of_rows;
 use berth_engine_cpu::team::Team;
 
@@ -42,6 +43,7 @@ mod load;
 mod memory;
 mod spec;
 
+pub use berth_engine_cpu::product::{Kernels, KernelsError};
 pub use berth_engine_cpu::tier::{Tier, TierError};
 pub use load::{LoadError, RowFailure};
 pub use memory::block_bytes;
@@ -66,8 +68,17 @@ pub struct CpuBackend {
 pub struct Setup {
     /// The paged cache.
     pub cache: CacheShape,
-    /// Whose kernels compute.
-    pub tier: Tier,
+    /// What computes.
+    pub kernels: KernelChoice,
+}
+
+/// Which kernels compute, of those that give the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelChoice {
+    /// Those of a tier, as far as that leaves something open by measurement at the start.
+    Calibrated(Tier),
+    /// These.
+    Fixed(Kernels),
 }
 
 /// A row that is sampled.
@@ -84,6 +95,19 @@ struct Asking<'a> {
 /// Names the first tensor that there is no kernel for, and what to do.
 pub fn serves(source: &ModelSource, degree: usize) -> Result<Vec<Held>, Unserved> {
     spec::check(source, degree)
+}
+
+// === impl KernelChoice ===
+
+impl KernelChoice {
+    /// Whose instructions they are.
+    #[must_use]
+    pub fn tier(self) -> Tier {
+        match self {
+            Self::Calibrated(tier) => tier,
+            Self::Fixed(kernels) => kernels.codes,
+        }
+    }
 }
 
 // === impl CpuBackend ===
@@ -124,7 +148,7 @@ impl CpuBackend {
         thread_count: usize,
         progress: &mut (dyn FnMut(LoadProgress) + Send),
     ) -> Result<Self, LoadError> {
-        let (shard, Setup { cache, tier }) = (seat.shard(), setup);
+        let (shard, Setup { cache, kernels }) = (seat.shard(), setup);
         let need = load::check(source, shard, cache)?;
         // Nobody takes memory before all have seen that there is enough.
         seat.wait_for_all().map_err(LoadError::Peer)?;
@@ -143,13 +167,23 @@ impl CpuBackend {
         };
         let decoder = loader.load()?;
         seat.wait_for_all().map_err(LoadError::Peer)?;
+        let kernels = match kernels {
+            KernelChoice::Fixed(kernels) => kernels,
+            KernelChoice::Calibrated(tier) => calibrate(&mut team, tier, &decoder.matrices()),
+        };
         Ok(Self {
-            machine: Machine::new(team, tier, &decoder),
+            machine: Machine::new(team, kernels, &decoder),
             seat,
             decoder,
             cache,
             vocab_size: source.config().vocab_size,
         })
+    }
+
+    /// The kernels that compute.
+    #[must_use]
+    pub fn kernels(&self) -> Kernels {
+        self.machine.kernels()
     }
 
     /// Samples some rows; rank 0 adds them to `sampled`.

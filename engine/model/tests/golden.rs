@@ -24,7 +24,7 @@ use berth_engine_core::schedule::{Limits, Rules, Scheduler};
 use berth_engine_core::sequence::Request;
 use berth_engine_model::backend::{Backend, CacheShape, Collective, Shard};
 use berth_engine_model::collective::SharedMemory;
-use berth_engine_model::cpu::{CpuBackend, Setup, Tier};
+use berth_engine_model::cpu::{CpuBackend, KernelChoice, Setup, Tier};
 use berth_engine_model::reference::ReferenceBackend;
 use berth_engine_model::source::ModelSource;
 use serde::Deserialize;
@@ -116,7 +116,8 @@ fn generate(source: &ModelSource, cases: &[Case], setting: Setting) -> Generated
             let loaded = ReferenceBackend::load(source, shard, cache, collective, &mut |_| {});
             return Box::new(loaded.unwrap());
         };
-        let setup = Setup { cache, tier };
+        let kernels = KernelChoice::Calibrated(tier);
+        let setup = Setup { cache, kernels };
         Box::new(CpuBackend::load(source, shard, setup, collective, &mut |_| {}).unwrap())
     };
     let follow = |rank, steps: Receiver<StepBatch>| {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use berth_engine_model::backend::{Backend, CacheShape, Collective, LoadProgress, Shard};
 use berth_engine_model::config::ModelConfig;
-use berth_engine_model::cpu::{self, CpuBackend, Setup, Tier, Unserved};
+use berth_engine_model::cpu::{self, CpuBackend, KernelChoice, Setup, Tier, Unserved};
 use berth_engine_model::reference::{self, ReferenceBackend};
 use berth_engine_model::source::ModelSource;
 
@@ -16,8 +16,8 @@ use crate::rank::{BackendError, LoadBackend};
 /// The backend that computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Choice {
-    /// Our own kernels, of this tier.
-    Cpu(Tier),
+    /// Our own kernels.
+    Cpu(KernelChoice),
     /// candle in f32.
     Reference,
 }
@@ -33,7 +33,7 @@ pub(crate) fn choose(
 ) -> Result<Choice, Error> {
     let is_f32 = args.dtype != "auto";
     match args.backend {
-        args::Backend::Reference if args.cpu_tier.is_some() => Err(Error::TierOfReference),
+        args::Backend::Reference if has_kernels(args) => Err(Error::KernelsOfReference),
         args::Backend::Reference => Ok(Choice::Reference),
         args::Backend::Cpu if is_f32 => Err(Error::NotF32),
         args::Backend::Auto if is_f32 => Ok(reference(&"--dtype asks for float32")),
@@ -48,12 +48,20 @@ pub(crate) fn choose(
 fn cpu(args: &ModelArgs, source: &ModelSource, degree: usize) -> Result<Choice, Unserved> {
     let held = cpu::serves(source, degree)?;
     let held: Vec<String> = held.iter().map(ToString::to_string).collect();
-    let tier = args.cpu_tier.unwrap_or_else(Tier::best);
+    let kernels = match args.cpu_kernels {
+        Some(kernels) => KernelChoice::Fixed(kernels),
+        None => KernelChoice::Calibrated(args.cpu_tier.unwrap_or_else(Tier::best)),
+    };
+    let tier = kernels.tier();
     tracing::info!(
         "backend cpu: kernels of tier {tier}, weights held as {}",
         held.join(", ")
     );
-    Ok(Choice::Cpu(tier))
+    Ok(Choice::Cpu(kernels))
+}
+
+fn has_kernels(args: &ModelArgs) -> bool {
+    args.cpu_tier.is_some() || args.cpu_kernels.is_some()
 }
 
 fn reference(reason: &dyn fmt::Display) -> Choice {
@@ -75,7 +83,7 @@ impl Choice {
     /// Whose instructions are used, where that is a choice.
     pub(crate) fn tier(self) -> Option<&'static str> {
         match self {
-            Self::Cpu(tier) => Some(tier.name()),
+            Self::Cpu(kernels) => Some(kernels.tier().name()),
             Self::Reference => None,
         }
     }
@@ -102,11 +110,13 @@ impl Choice {
             let mut shown = 0;
             let mut show = |progress: LoadProgress| show_progress(shard.rank, progress, &mut shown);
             match self {
-                Self::Cpu(tier) => {
-                    let setup = Setup { cache, tier };
-                    boxed(CpuBackend::load(
-                        &source, shard, setup, collective, &mut show,
-                    ))
+                Self::Cpu(kernels) => {
+                    let setup = Setup { cache, kernels };
+                    let loaded = CpuBackend::load(&source, shard, setup, collective, &mut show);
+                    boxed(loaded.inspect(|backend| {
+                        let kernels = backend.kernels();
+                        tracing::info!("rank {} computes with {kernels}", shard.rank);
+                    }))
                 }
                 Self::Reference => boxed(ReferenceBackend::load(
                     &source, shard, cache, collective, &mut show,

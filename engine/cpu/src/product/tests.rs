@@ -92,11 +92,11 @@ impl Case {
             chunk_bytes: self.chunk_bytes,
             ahead_bytes: self.chunk_bytes % 7 * 64,
         };
-        let choice = Choice {
+        let kernels = Kernels {
             tuning,
-            ..Choice::of(tier)
+            ..Kernels::of(tier)
         };
-        Products::with(choice).product(&mut team, &matrix, &self.x(), &mut out);
+        Products::with(kernels).product(&mut team, &matrix, &self.x(), &mut out);
         bits(&out)
     }
 

@@ -9,7 +9,7 @@ use berth_engine_cpu::attention::{
 use berth_engine_cpu::cap::soft_cap;
 use berth_engine_cpu::matrix::Matrix;
 use berth_engine_cpu::norm::RmsNorm;
-use berth_engine_cpu::product::Products;
+use berth_engine_cpu::product::{Kernels, Products};
 use berth_engine_cpu::rope::Angles;
 use berth_engine_cpu::rows::{each_pair_of_rows, each_row};
 use berth_engine_cpu::team::Team;
@@ -103,6 +103,17 @@ struct Buffers {
 // === impl Decoder ===
 
 impl Decoder {
+    /// Everything that rows are multiplied with, in the order of a step.
+    pub(crate) fn matrices(&self) -> Vec<&Matrix> {
+        let mut all = Vec::new();
+        for layer in &self.layers {
+            all.extend([&layer.qkv, &layer.output]);
+            layer.feed_forward.add_matrices(&mut all);
+        }
+        all.push(&self.tables.head);
+        all
+    }
+
     /// Computes the rows of all sequences, up to the last norm; they stay in `machine`.
     pub(crate) fn forward(
         &mut self,
@@ -265,9 +276,10 @@ impl Decoder {
 // === impl Machine ===
 
 impl Machine {
-    pub(crate) fn new(team: Team, tier: Tier, decoder: &Decoder) -> Self {
+    pub(crate) fn new(team: Team, kernels: Kernels, decoder: &Decoder) -> Self {
+        let tier = kernels.codes;
         Self {
-            products: Products::new(tier),
+            products: Products::with(kernels),
             attention: Attention::new(decoder.attention, tier, team.worker_count()),
             angles: angles(&decoder.frequencies),
             local_angles: angles(
@@ -282,6 +294,11 @@ impl Machine {
             team,
             tier,
         }
+    }
+
+    /// Which kernels compute products.
+    pub(crate) fn kernels(&self) -> Kernels {
+        self.products.kernels()
     }
 
     /// Makes room for a step's rows.

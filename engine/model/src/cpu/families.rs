@@ -207,7 +207,11 @@ impl Reader {
     fn new(source: &ModelSource, tier: Tier, thread_count: usize) -> Self {
         let shard = Shard { rank: 0, degree: 1 };
         let seat = Seat::new(shard, Arc::new(SharedMemory::new(1)));
-        let setup = Setup { cache: CACHE, tier };
+        let kernels = KernelChoice::Fixed(Kernels::of(tier));
+        let setup = Setup {
+            cache: CACHE,
+            kernels,
+        };
         let backend = CpuBackend::load_on(source, seat, setup, thread_count, &mut |_| {});
         Self {
             backend: backend.unwrap(),

@@ -2,6 +2,8 @@
 //!
 //! A row's experts are added up in the order of their numbers, whatever other rows use.
 
+use std::slice;
+
 use berth_engine_cpu::activation::{gelu_tanh_mul, silu_mul};
 use berth_engine_cpu::matrix::Matrix;
 use berth_engine_cpu::product::Products;
@@ -60,6 +62,17 @@ pub(crate) struct Scratch {
 // === impl FeedForward ===
 
 impl FeedForward {
+    /// What rows are multiplied with.
+    pub(crate) fn add_matrices<'a>(&'a self, to: &mut Vec<&'a Matrix>) {
+        let gated = match self {
+            Self::Plain(gated) => slice::from_ref(gated),
+            Self::Mixture(mixture) => mixture.experts.as_slice(),
+        };
+        for Gated { gate_up, down } in gated {
+            to.extend([gate_up, down]);
+        }
+    }
+
     /// What this rank's part makes of rows `x`; `out` is of the same shape.
     pub(crate) fn compute(&self, means: &mut Means<'_>, x: &[f32], out: &mut [f32]) {
         match self {

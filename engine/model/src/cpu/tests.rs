@@ -78,6 +78,11 @@ fn repacked() -> Vec<(&'static str, TempDir, ModelSource)> {
     ]
 }
 
+fn setup(cache: CacheShape, tier: Tier) -> Setup {
+    let kernels = KernelChoice::Fixed(Kernels::of(tier));
+    Setup { cache, kernels }
+}
+
 /// Runs the batches; what rank 0 sampled.
 fn run(source: &ModelSource, how: How, batches: &[StepBatch]) -> Vec<Vec<Sampled>> {
     let How {
@@ -85,7 +90,7 @@ fn run(source: &ModelSource, how: How, batches: &[StepBatch]) -> Vec<Vec<Sampled
         thread_count,
         tier,
     } = how;
-    let setup = Setup { cache: CACHE, tier };
+    let setup = setup(CACHE, tier);
     on_ranks(degree, |shard, collective| {
         let seat = Seat::new(shard, collective);
         let mut backend =
@@ -301,10 +306,7 @@ fn a_batch_that_the_model_cannot_run_is_refused() {
     let (_, _folder, source) = sources().swap_remove(0);
     let shared: Arc<dyn Collective> = Arc::new(SharedMemory::new(1));
     let shard = Shard { rank: 0, degree: 1 };
-    let setup = Setup {
-        cache: CACHE,
-        tier: Tier::best(),
-    };
+    let setup = setup(CACHE, Tier::best());
     let mut backend = CpuBackend::load(&source, shard, setup, shared, &mut |_| {}).unwrap();
     let error = backend
         .step(&batch([Text::new(7, 5, [0, 64]).rows(0..5)]))
@@ -322,10 +324,7 @@ fn what_cannot_be_loaded_is_refused_with_its_reason() {
     let (_, _folder, quantised) = all.swap_remove(1);
     let refuse = |source: &ModelSource, shard, cache| {
         let shared: Arc<dyn Collective> = Arc::new(SharedMemory::new(1));
-        let setup = Setup {
-            cache,
-            tier: Tier::Portable,
-        };
+        let setup = setup(cache, Tier::Portable);
         CpuBackend::load(source, shard, setup, shared, &mut |_| {}).unwrap_err()
     };
     let one = Shard { rank: 0, degree: 1 };

@@ -9,7 +9,7 @@ use crate::tier::{Tier, TierError};
 
 /// Written and read as `bf16=avx512-bf16,codes=avx512-bf16,chunk=262144,ahead=0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub struct Kernels {
     /// Whose kernels multiply bf16.
     pub bf16: Tier,
     /// Whose kernels multiply codes of 8 and 4 bits.
@@ -18,9 +18,9 @@ pub struct Choice {
     pub tuning: Tuning,
 }
 
-/// Why a choice cannot be read or taken.
+/// Why kernels cannot be read or taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ChoiceError {
+pub enum KernelsError {
     /// Not of the form.
     #[error("{0:?} is not like bf16=avx512-bf16,codes=avx512-bf16,chunk=262144,ahead=0")]
     Malformed(String),
@@ -29,9 +29,9 @@ pub enum ChoiceError {
     Tier(#[from] TierError),
 }
 
-// === impl Choice ===
+// === impl Kernels ===
 
-impl Choice {
+impl Kernels {
     /// What a tier does without calibration.
     #[must_use]
     pub fn of(tier: Tier) -> Self {
@@ -52,7 +52,7 @@ impl Choice {
     }
 }
 
-impl fmt::Display for Choice {
+impl fmt::Display for Kernels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Tuning {
             chunk_bytes,
@@ -66,12 +66,12 @@ impl fmt::Display for Choice {
     }
 }
 
-impl FromStr for Choice {
-    type Err = ChoiceError;
+impl FromStr for Kernels {
+    type Err = KernelsError;
 
     /// All four parts in their order; the tiers are ones that this machine has.
-    fn from_str(text: &str) -> Result<Self, ChoiceError> {
-        let malformed = || ChoiceError::Malformed(text.to_owned());
+    fn from_str(text: &str) -> Result<Self, KernelsError> {
+        let malformed = || KernelsError::Malformed(text.to_owned());
         let mut parts = text.split(',');
         let mut part = |name: &str| {
             let value = parts.next()?.strip_prefix(name)?;
@@ -102,15 +102,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_choice_is_read_back_as_it_was_written() {
+    fn kernels_are_read_back_as_they_were_written() {
         for tier in Tier::here() {
-            let choice = Choice::of(tier);
-            assert_eq!(choice.to_string().parse(), Ok(choice));
+            let kernels = Kernels::of(tier);
+            assert_eq!(kernels.to_string().parse(), Ok(kernels));
         }
     }
 
     #[test]
-    fn what_is_not_a_choice_is_refused() {
+    fn what_names_no_kernels_is_refused() {
         for text in [
             "",
             "bf16=portable",
@@ -119,7 +119,7 @@ mod tests {
             "bf16=portable,codes=portable,chunk=1,ahead=0,more=1",
             "bf16=portable,codes=mmx,chunk=1,ahead=0",
         ] {
-            assert!(text.parse::<Choice>().is_err(), "{text:?}");
+            assert!(text.parse::<Kernels>().is_err(), "{text:?}");
         }
     }
 }
