@@ -10,6 +10,8 @@ use crate::story::Absent;
 
 /// The scripts' exit code when what they need is missing: Go, or apt-get.
 const LACKS_ITS_TOOL: i32 = 3;
+/// Names a folder with programs of another profile, whose figures a person wants to know.
+const PROGRAMS: &str = "BERTH_PROGRAMS";
 const GET_GO: &str = "install Go 1.26 or newer (https://go.dev/dl/, unpacked to /usr/local/go)";
 const GET_RUNTIME: &str = "run on Debian, or see tests/control-plane/container-runtime.sh";
 
@@ -21,13 +23,15 @@ pub fn repository() -> &'static Path {
 }
 
 /// One of our binaries, or a library: what `cargo build --workspace` put beside this program, or above it where
-/// that is a test.
+/// that is a test; what is in the folder [`PROGRAMS`] comes before.
 ///
 /// # Errors
 /// When it has not been built.
 pub fn ours(name: &str) -> Result<PathBuf> {
     let this = std::env::current_exe().context("asking for the path of this program")?;
-    let folders = this.ancestors().skip(1).take(2);
+    let given = std::env::var_os(PROGRAMS).map(PathBuf::from);
+    let folders = given.iter().map(PathBuf::as_path);
+    let folders = folders.chain(this.ancestors().skip(1).take(2));
     let mut paths = folders.map(|folder| folder.join(name));
     paths.find(|path| path.exists()).with_context(|| {
         let this = this.display();

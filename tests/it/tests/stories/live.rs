@@ -119,7 +119,8 @@ fn an_applications_fault_changes_nothing_and_at_rest_nothing_is_written() -> Res
         let cpu_seconds = (cpu_ticks(pid)? - cpu_before) / 100.0;
         let figures = json!({"story": "rest", "seconds": began.elapsed().as_secs_f64(),
             "cpu_percent": 100.0 * cpu_seconds / began.elapsed().as_secs_f64(),
-            "rss_kb": resident_kb(pid)?});
+            "rss_kb": status_kb(pid, "VmRSS:")?, "rss_anonymous_kb": status_kb(pid, "RssAnon:")?,
+            "rss_of_files_kb": status_kb(pid, "RssFile:")?});
         println!("{figures}");
         ensure!(
             live.version().await? == version,
@@ -255,9 +256,10 @@ fn cpu_ticks(pid: u32) -> Result<f64> {
     Ok(tick(14).context("no user time")? + tick(15).context("no system time")?)
 }
 
-fn resident_kb(pid: u32) -> Result<u64> {
+/// A line of proc_pid_status(5).
+fn status_kb(pid: u32, name: &str) -> Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
     let number = line.and_then(|line| line.split_whitespace().next());
-    Ok(number.context("no VmRSS")?.parse()?)
+    Ok(number.with_context(|| format!("no {name}"))?.parse()?)
 }
