@@ -263,6 +263,7 @@ impl Choice {
         Finished {
             reason,
             prompt_count: self.prompt_count,
+            cached_count: self.cached_count,
             output_count: self.output_count,
             max_tokens: self.max_tokens,
             choice_count: self.choice_count,

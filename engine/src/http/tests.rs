@@ -374,6 +374,9 @@ fn a_client_that_leaves_frees_its_sequence() {
             server.gauge("vllm:kv_cache_usage_perc") == Some(0.0)
         });
         assert_eq!(server.gauge("vllm:num_requests_running"), Some(0.0));
+        // The step that was held is the last that computed for it.
+        let generated = server.gauge("vllm:generation_tokens_total");
+        assert!(generated <= Some(1.0), "{generated:?} tokens");
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Finished {
     /// `finished_reason`.
     pub(crate) reason: &'static str,
     pub(crate) prompt_count: usize,
+    /// Of the prompt, found in the prefix cache.
+    pub(crate) cached_count: usize,
     pub(crate) output_count: usize,
     /// How long the answer could have been.
     pub(crate) max_tokens: usize,
@@ -100,7 +102,8 @@ impl RequestSeries {
         self.end_to_end.observe(finished.total.as_secs_f64());
         observe(&self.prompt_tokens, finished.prompt_count);
         if finished.inference.is_some() {
-            observe(&self.computed_tokens, finished.prompt_count);
+            let computed_count = finished.prompt_count.saturating_sub(finished.cached_count);
+            observe(&self.computed_tokens, computed_count);
         }
         observe(&self.generation_tokens, finished.output_count);
         observe(&self.params_max_tokens, finished.max_tokens);

@@ -117,6 +117,15 @@ def prompts_may_be_token_ids_and_lists():
 
 
 @check
+def a_prompt_that_comes_again_is_found_in_the_cache():
+    prompt = "One, two, three, four, five, six, seven, eight, nine, ten. " * 8
+    details = lambda: complete(prompt, max_tokens=2).usage
+    first, again = details(), details()
+    assert again.prompt_tokens == first.prompt_tokens > 64
+    assert 0 < again.prompt_tokens_details.cached_tokens < again.prompt_tokens, again
+
+
+@check
 def echo_puts_the_prompt_first():
     alone = complete().choices[0].text
     assert complete(echo=True).choices[0].text == "The capital of France is" + alone

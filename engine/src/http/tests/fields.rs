@@ -16,7 +16,10 @@ enum Fate {
 
 use Fate::{Accepted, Refused};
 
-fn of_both() -> Vec<(&'static str, Value, Fate)> {
+type Case = (&'static str, Value, Fate);
+
+/// OpenAI's own, of both endpoints.
+fn of_openai() -> Vec<Case> {
     vec![
         ("model", json!("alphabet"), Accepted),
         ("frequency_penalty", json!(0.5), Accepted),
@@ -47,6 +50,18 @@ fn of_both() -> Vec<(&'static str, Value, Fate)> {
         ("top_p", json!(0.5), Accepted),
         ("top_p", json!(1.5), Refused),
         ("user", json!("me"), Accepted),
+        ("user", json!(7), Refused),
+        ("priority", json!(5), Accepted),
+        ("priority", json!("high"), Refused),
+        ("cache_salt", json!("s"), Accepted),
+        ("cache_salt", json!(""), Refused),
+        ("first_token_ms", json!(500), Accepted),
+    ]
+}
+
+/// vLLM's and ours, of both endpoints.
+fn of_vllm() -> Vec<Case> {
+    vec![
         ("top_k", json!(3), Accepted),
         ("top_k", json!(1.5), Refused),
         ("min_p", json!(0.1), Accepted),
@@ -88,7 +103,7 @@ fn of_both() -> Vec<(&'static str, Value, Fate)> {
     ]
 }
 
-fn of_chat() -> Vec<(&'static str, Value, Fate)> {
+fn of_chat() -> Vec<Case> {
     vec![
         ("messages", json!("hi"), Refused),
         ("logprobs", json!(true), Accepted),
@@ -107,7 +122,7 @@ fn of_chat() -> Vec<(&'static str, Value, Fate)> {
     ]
 }
 
-fn of_completions() -> Vec<(&'static str, Value, Fate)> {
+fn of_completions() -> Vec<Case> {
     vec![
         ("prompt", json!({"a": 1}), Refused),
         ("prompt", json!([1, "a"]), Refused),
@@ -122,7 +137,7 @@ fn of_completions() -> Vec<(&'static str, Value, Fate)> {
 #[test]
 fn each_field_does_something_or_is_refused_by_its_name() {
     let server = Fixture::start();
-    let check = |path: &str, body: Value, (name, value, fate): (&str, Value, Fate)| {
+    let check = |path: &str, body: Value, (name, value, fate): Case| {
         let answer = server.post(path, &body);
         let shown = format!("{path} {name} {value}: {}", answer.body);
         match fate {
@@ -137,10 +152,11 @@ fn each_field_does_something_or_is_refused_by_its_name() {
         }
     };
     let with = |name: &str, value: &Value| json!({ name: value });
-    for case in of_both().into_iter().chain(of_chat()) {
+    let of_both = || of_openai().into_iter().chain(of_vllm());
+    for case in of_both().chain(of_chat()) {
         check(CHAT, chat(with(case.0, &case.1)), case);
     }
-    for case in of_both().into_iter().chain(of_completions()) {
+    for case in of_both().chain(of_completions()) {
         check(COMPLETIONS, completion(with(case.0, &case.1)), case);
     }
 }
