@@ -44,6 +44,9 @@ pub(crate) fn vocab(pre: &str) -> GgufVocab {
         merges: MERGES
             .map(|(l, r)| format!("{} {}", written(l), written(r)))
             .to_vec(),
+        scores: Vec::new(),
+        unknown: None,
+        add_space_prefix: None,
         token_types,
         bos: Some(IM_START),
         eos: Some(IM_END),

@@ -1,9 +1,11 @@
-//! A vocabulary as GGUF carries it, checked, and made into a byte-level BPE tokenizer.
+//! A vocabulary as GGUF carries it, checked, and made into a tokenizer: byte-level BPE or
+//! sentencepiece.
 //!
 //! Everything here comes from a file that somebody else wrote, so every count and length is
 //! bounded and every id and merge is checked before a library sees it.
 
 pub(crate) mod pre;
+mod sentencepiece;
 
 use std::collections::HashSet;
 
@@ -23,7 +25,7 @@ const MERGE_COUNT_MAX: usize = 1 << 21;
 /// `tokenizer.ggml.*` of a GGUF file, with `tokenizer.chat_template`.
 #[derive(Clone, Debug, Default)]
 pub struct GgufVocab {
-    /// `tokenizer.ggml.model`; only `gpt2` (byte-level BPE) is supported.
+    /// `tokenizer.ggml.model`: `gpt2` (byte-level BPE) or `llama` (sentencepiece).
     pub model: String,
     /// `tokenizer.ggml.pre`: how text is cut before merging.
     pub pre: String,
@@ -31,6 +33,12 @@ pub struct GgufVocab {
     pub tokens: Vec<String>,
     /// Pairs that merge, best first, each two tokens with a space between.
     pub merges: Vec<String>,
+    /// A score for each token; sentencepiece only.
+    pub scores: Vec<f32>,
+    /// Stands for what has no piece; sentencepiece only.
+    pub unknown: Option<u32>,
+    /// Whether a text gets a space in front; sentencepiece only, which does where nothing is said.
+    pub add_space_prefix: Option<bool>,
     /// GGUF token types, one for each token, or empty where the file has none.
     pub token_types: Vec<i32>,
     /// Begin of sequence.
@@ -52,9 +60,10 @@ pub struct GgufVocab {
 /// Why a vocabulary of a GGUF file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum VocabError {
-    /// Not byte-level BPE.
+    /// Neither byte-level BPE nor sentencepiece.
     #[error(
-        "tokenizer model {0:?} is not supported: use a file whose tokenizer.ggml.model is gpt2"
+        "tokenizer model {0:?} is not supported: use a file whose tokenizer.ggml.model is gpt2 or \
+         llama"
     )]
     Model(String),
     /// A pre-tokenizer we do not know; guessing would give wrong tokens in silence.
@@ -83,6 +92,14 @@ pub enum VocabError {
     TypeCount {
         /// How many types.
         types: usize,
+        /// How many tokens.
+        tokens: usize,
+    },
+    /// The list of scores does not match the list of tokens.
+    #[error("{scores} scores for {tokens} tokens")]
+    ScoreCount {
+        /// How many scores.
+        scores: usize,
         /// How many tokens.
         tokens: usize,
     },
@@ -125,25 +142,39 @@ enum Kind {
 impl GgufVocab {
     /// Checks the vocabulary and builds its tokenizer.
     pub(crate) fn into_tokenizer(self) -> Result<Tokenizer, VocabError> {
-        if self.model != "gpt2" {
-            return Err(VocabError::Model(self.model));
-        }
-        let pre =
-            pre::by_name(&self.pre).ok_or_else(|| VocabError::PreTokenizer(self.pre.clone()))?;
+        let has_prefix = self.add_space_prefix.unwrap_or(true);
+        let (pre, alphabet) = match self.model.as_str() {
+            "gpt2" => {
+                let pre = pre::by_name(&self.pre);
+                let pre = pre.ok_or_else(|| VocabError::PreTokenizer(self.pre.clone()))?;
+                (Some(pre), Alphabet::ByteLevel)
+            }
+            "llama" => {
+                let drops_first_space = has_prefix;
+                (None, Alphabet::SentencePiece { drops_first_space })
+            }
+            _ => return Err(VocabError::Model(self.model)),
+        };
         self.check_sizes()?;
         self.check_special_ids()?;
-        let bytes = TokenBytes::new(Alphabet::ByteLevel, self.entries());
-        let before = self.bos.filter(|_| self.add_bos.unwrap_or(pre.adds_bos));
-        let after = self.eos.filter(|_| self.add_eos.unwrap_or(false));
+        let bytes = TokenBytes::new(alphabet, self.entries());
+        let adds_bos = pre.as_ref().is_none_or(|pre| pre.adds_bos);
+        let mut inner = match pre {
+            Some(pre) => self.build(pre)?,
+            None => sentencepiece::build(&self, has_prefix)?,
+        };
+        inner
+            .add_tokens(self.added_tokens())
+            .map_err(VocabError::Build)?;
         Ok(Tokenizer::from_parts(Parts {
             special_tokens: self.special_tokens(),
             bos: self.bos,
             eos: self.eos.into_iter().chain(self.eot).collect(),
-            before,
-            after,
+            before: self.bos.filter(|_| self.add_bos.unwrap_or(adds_bos)),
+            after: self.eos.filter(|_| self.add_eos.unwrap_or(false)),
             bytes,
-            alphabet: Alphabet::ByteLevel,
-            inner: self.build(pre)?,
+            alphabet,
+            inner,
             chat_template: self.chat_template,
         }))
     }
@@ -214,9 +245,6 @@ impl GgufVocab {
                 .with_normalizer(Some(nfc))
                 .map_err(VocabError::Build)?;
         }
-        tokenizer
-            .add_tokens(self.added_tokens())
-            .map_err(VocabError::Build)?;
         Ok(tokenizer)
     }
 

@@ -37,14 +37,16 @@ pub struct GgufTokenizer {
     pub bos: Option<TokenId>,
     /// Ends an answer.
     pub eos: Option<TokenId>,
+    /// Ends a turn, and so an answer too.
+    pub eot: Option<TokenId>,
     /// Stands for what has no token.
     pub unknown: Option<TokenId>,
     /// Fills up a batch; never generated.
     pub padding: Option<TokenId>,
     /// Whether texts are encoded with `bos` in front; absent where the file does not say.
     pub add_bos: Option<bool>,
-    /// A space is put in front of a text.
-    pub add_space_prefix: bool,
+    /// A space is put in front of a text; absent where the file does not say.
+    pub add_space_prefix: Option<bool>,
     /// Jinja source of the chat template.
     pub chat_template: Option<String>,
 }
@@ -112,12 +114,11 @@ fn tokenizer(header: &Header) -> Result<GgufTokenizer, Flaw> {
         scores: meta.numbers("tokenizer.ggml.scores")?,
         bos: meta.token("tokenizer.ggml.bos_token_id")?,
         eos: meta.token("tokenizer.ggml.eos_token_id")?,
+        eot: meta.token("tokenizer.ggml.eot_token_id")?,
         unknown: meta.token("tokenizer.ggml.unknown_token_id")?,
         padding: meta.token("tokenizer.ggml.padding_token_id")?,
         add_bos: meta.flag("tokenizer.ggml.add_bos_token")?,
-        add_space_prefix: meta
-            .flag("tokenizer.ggml.add_space_prefix")?
-            .unwrap_or(false),
+        add_space_prefix: meta.flag("tokenizer.ggml.add_space_prefix")?,
         chat_template: meta.text("tokenizer.chat_template")?,
     })
 }

@@ -216,6 +216,9 @@ fn vocab() -> GgufVocab {
     GgufVocab {
         model: "gpt2".to_owned(),
         pre: "smollm".to_owned(),
+        scores: Vec::new(),
+        unknown: None,
+        add_space_prefix: None,
         token_types: (0..30).map(|id| if id < 28 { 1 } else { 3 }).collect(),
         tokens,
         eos: Some(END),

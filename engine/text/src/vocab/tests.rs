@@ -25,9 +25,9 @@ fn a_pre_tokenizer_that_is_not_known_is_refused_by_name() {
 #[test]
 fn another_kind_of_tokenizer_is_refused() {
     check_refused(
-        |vocab| vocab.model = "llama".to_owned(),
+        |vocab| vocab.model = "bert".to_owned(),
         expect![[
-            r#"tokenizer model "llama" is not supported: use a file whose tokenizer.ggml.model is gpt2"#
+            r#"tokenizer model "bert" is not supported: use a file whose tokenizer.ggml.model is gpt2 or llama"#
         ]],
     );
 }

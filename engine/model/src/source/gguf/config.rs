@@ -81,6 +81,7 @@ pub(super) fn config(path: &Path, header: &Header) -> Result<(ModelConfig, Namin
         eos: meta
             .token("tokenizer.ggml.eos_token_id")?
             .into_iter()
+            .chain(meta.token("tokenizer.ggml.eot_token_id")?)
             .collect(),
     };
     config.graph = family.graph(&keys, &config)?;
