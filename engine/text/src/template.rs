@@ -4,6 +4,7 @@
 //! and dictionaries, and the functions that templates rely on. A template comes with the model;
 //! it has no way to files or the network, and its steps and its output are bounded.
 
+mod features;
 mod functions;
 mod json;
 mod messages;
@@ -57,6 +58,14 @@ pub enum TemplateError {
         /// Longest allowed.
         bytes_max: usize,
     },
+    /// It uses something by a name that is not known, in whatever branch.
+    #[error("the chat template uses the {kind} {name:?}, which is not known")]
+    Unknown {
+        /// `filter`, `test` or `function`.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
     /// Not Jinja, or of a dialect we do not speak.
     #[error("compiling the chat template")]
     Compile(#[source] minijinja::Error),
@@ -100,7 +109,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     ///
-    /// Where the source is too long or does not compile.
+    /// Where the source is too long, does not compile, or uses what is not known.
     pub fn new(source: &str, special: &SpecialTokens) -> Result<Self, TemplateError> {
         let bytes = source.len();
         if bytes > SOURCE_BYTES_MAX {
@@ -123,8 +132,14 @@ impl ChatTemplate {
             }
         }
         environment
-            .add_template_owned(NAME, source.to_owned())
+            .add_template_owned(NAME, features::without_generation_marks(source))
             .map_err(TemplateError::Compile)?;
+        if let Some(unknown) = features::unknown(source, &environment, &["strftime_now"]) {
+            return Err(TemplateError::Unknown {
+                kind: unknown.kind.to_string(),
+                name: unknown.name,
+            });
+        }
         Ok(Self { environment })
     }
 
