@@ -44,9 +44,8 @@ impl TextHash {
     pub fn then(self, block: &[TokenId]) -> Self {
         let mut hash = Sha256::new();
         hash.update(&self.0);
-        for token in block {
-            hash.update(&token.to_le_bytes());
-        }
+        let bytes: Vec<u8> = block.iter().flat_map(|token| token.to_le_bytes()).collect();
+        hash.update(&bytes);
         Self(hash.finish())
     }
 

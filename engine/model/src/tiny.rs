@@ -13,9 +13,11 @@ use serde_json::json;
 
 use crate::config::{Graph, ModelConfig, Rope};
 
+mod drive;
 mod quantised;
 mod text;
 
+pub(crate) use drive::{DRIVEN_CACHE, check_driven};
 pub(crate) use quantised::{write_mixed, write_quantised};
 pub(crate) use text::{Text, batch};
 

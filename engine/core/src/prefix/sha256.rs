@@ -66,10 +66,12 @@ impl Sha256 {
 
     pub(super) fn finish(mut self) -> [u8; 32] {
         let total_bits = self.total_bytes * 8;
-        self.update(&[0x80]);
-        while self.pending_count != BLOCK_BYTES - 8 {
-            self.update(&[0]);
-        }
+        // A one bit, zeros up to the end of a block but for its last eight bytes, the length.
+        let end = [0x80].iter().chain([0; BLOCK_BYTES].iter());
+        let used = (self.pending_count + 1) % BLOCK_BYTES;
+        let zero_count = (2 * BLOCK_BYTES - 8 - used) % BLOCK_BYTES;
+        let padding: Vec<u8> = end.take(1 + zero_count).copied().collect();
+        self.update(&padding);
         self.update(&total_bits.to_be_bytes());
         let mut digest = [0; 32];
         for (bytes, word) in digest.chunks_exact_mut(4).zip(self.state) {

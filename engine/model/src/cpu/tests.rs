@@ -205,6 +205,22 @@ fn neighbours_scattered_blocks_shared_prefixes_and_a_second_start_change_nothing
     }
 }
 
+#[test]
+fn text_and_logprobs_are_the_same_with_hits_copies_preemptions_and_neighbours() {
+    for (name, _folder, source) in sources() {
+        let setup = Setup {
+            cache: tiny::DRIVEN_CACHE,
+            tier: Tier::best(),
+        };
+        let backend = || -> Box<dyn Backend> {
+            let collective: Arc<dyn Collective> = Arc::new(SharedMemory::new(1));
+            let seat = Seat::new(Shard { rank: 0, degree: 1 }, collective);
+            Box::new(CpuBackend::load_on(&source, seat, setup, 2, &mut |_| {}).unwrap())
+        };
+        tiny::check_driven(name, backend, 40);
+    }
+}
+
 /// Log-probabilities of greedy tokens differ by this at most; measured: 0.06 in bf16, 0.07 in
 /// the quantised forms.
 const TOLERANCE: f32 = 0.15;

@@ -57,6 +57,18 @@ fn run(
     })
 }
 
+#[test]
+fn text_and_logprobs_are_the_same_with_hits_copies_preemptions_and_neighbours() {
+    let (_folder, source) = folder();
+    let backend = || -> Box<dyn Backend> {
+        let collective: Arc<dyn Collective> = Arc::new(SharedMemory::new(1));
+        let seat = Seat::new(Shard { rank: 0, degree: 1 }, collective);
+        let cache = tiny::DRIVEN_CACHE;
+        Box::new(ReferenceBackend::load_on(&source, seat, cache, 2, &mut |_| {}).unwrap())
+    };
+    tiny::check_driven("reference", backend, 14);
+}
+
 /// The last step's sample of the sequence with this id.
 #[track_caller]
 fn last(samples: &[Vec<Sampled>], id: u64) -> Sampled {
