@@ -67,8 +67,8 @@ pub struct Rules {
 pub struct Scheduler {
     limits: Limits,
     cache: BlockCache,
-    /// In order of admission.
-    running: Vec<Sequence>,
+    /// In order of admission. Boxed: one that ends moves all behind it.
+    running: Vec<Box<Sequence>>,
     waiting: Queue,
     pace: Pace,
     /// What the last step computes.
@@ -211,7 +211,11 @@ impl Scheduler {
     )]
     pub fn next(&mut self) -> Option<StepBatch> {
         let room = self.pace.room(&self.decodes(), self.limits.rules.max_step);
-        let mut step = Step::new(self.limits.max_num_batched_tokens, room);
+        let mut step = Step::new(
+            self.limits.max_num_batched_tokens,
+            room,
+            self.running.len(),
+        );
         let preempted = self.schedule_running(&mut step);
         // What was just preempted must not take the freed blocks back in the same step.
         if !preempted {
@@ -376,7 +380,7 @@ impl Scheduler {
         }
         step.batch.copies.extend(admission.copy);
         sequence.begin(admission.blocks, hit_count, self.limits.block_size);
-        self.running.push(sequence);
+        self.running.push(Box::new(sequence));
         self.take(self.running.len() - 1, count, step);
         true
     }
@@ -418,7 +422,7 @@ impl Scheduler {
         self.cache.release(&sequence.blocks);
         sequence.blocks.clear();
         sequence.rewind();
-        self.waiting.push(sequence);
+        self.waiting.push(*sequence);
         self.preemption_count += 1;
     }
 

@@ -17,9 +17,14 @@ pub(super) struct Step {
 // === impl Step ===
 
 impl Step {
-    pub(super) fn new(budget: usize, room: Room) -> Self {
+    /// `expected_count` sequences will take part, or a few more.
+    pub(super) fn new(budget: usize, room: Room, expected_count: usize) -> Self {
+        let sequences = Vec::with_capacity(expected_count + expected_count / 8);
         Self {
-            batch: StepBatch::default(),
+            batch: StepBatch {
+                sequences,
+                ..StepBatch::default()
+            },
             budget,
             room,
         }
