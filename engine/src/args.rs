@@ -155,7 +155,9 @@ pub struct ModelArgs {
     /// Tokens in one block of the KV cache.
     #[arg(long, default_value_t = 32, value_parser = positive, value_name = "N")]
     pub block_size: usize,
-    /// Memory for the KV cache over all ranks, such as 512Mi or 2Gi.
+    /// Memory for the KV cache over all ranks, such as 512Mi or 2Gi. Default: nine tenths of what
+    /// the control group, the machine and the ranks' NUMA nodes have left, less the weights and
+    /// 300 MB; never more than --max-num-seqs sequences of --max-model-len can use.
     #[arg(long, alias = "kv-cache-memory-bytes", value_parser = bytes, value_name = "BYTES")]
     pub kv_cache_memory: Option<u64>,
     /// Type that weights are held in. `auto`: as they are stored, F32 and F16 rounded to bfloat16;

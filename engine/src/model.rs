@@ -17,15 +17,14 @@ use crate::args::{Device, GenerationConfig, ModelArgs, SchedulingPolicy};
 use crate::assign::{self, Identity, Places, read_machine};
 use crate::rank::LoadBackend;
 
+mod cache_memory;
 mod choice;
 mod defaults;
 
 pub(crate) use choice::Choice;
-pub(crate) use defaults::Defaults;
 
-/// KV cache when nothing is said: SmolLM2-135M gets 46,000 tokens of it in bf16, half of that in
-/// the reference backend, which has f32.
-const KV_CACHE_BYTES_DEFAULT: u64 = 1 << 30;
+use cache_memory::Memory;
+pub(crate) use defaults::Defaults;
 
 /// A model ready to be loaded.
 pub(crate) struct Model {
@@ -124,7 +123,7 @@ pub enum Error {
     /// Not one sequence fits.
     #[error(
         "a KV cache of {cache_bytes} bytes holds {held} tokens, but {wanted} are wanted: give \
-         --kv-cache-memory {needed_bytes} or a smaller --max-model-len"
+         --kv-cache-memory {needed_bytes}, or at most --max-model-len {held}"
     )]
     Cache {
         /// The cache.
@@ -135,6 +134,24 @@ pub enum Error {
         wanted: usize,
         /// What would do.
         needed_bytes: u64,
+    },
+    /// Weights leave nothing for a cache.
+    #[error(
+        "{model} takes {weight_mb} MB of weights, {beside_mb} MB beside them and a KV cache, but \
+         {available_mb} MB are available: give it more memory, or a model of at most \
+         {fitting_mb} MB; --kv-cache-memory overrides this"
+    )]
+    NoRoom {
+        /// The model's name.
+        model: String,
+        /// Its weights.
+        weight_mb: u64,
+        /// What the process takes else.
+        beside_mb: u64,
+        /// What there is.
+        available_mb: u64,
+        /// Weights that would leave something.
+        fitting_mb: u64,
     },
     /// The flag does not match the file.
     #[error("--quantization gguf: {model} is a folder, not a GGUF file; leave the flag away")]
@@ -166,7 +183,9 @@ pub(crate) fn open(args: &ModelArgs) -> Result<Model, Error> {
     }
     let places = places(args, config)?;
     let backend = choice::choose(args, &source, places.places.len())?;
-    let (limits, cache) = limits(args, config, backend)?;
+    let weight_bytes = backend.weight_bytes(&source, places.places.len())?;
+    let memory = Memory::read(&places.places, weight_bytes);
+    let (limits, cache) = limits(args, config, backend, memory)?;
     Ok(Model {
         text: text(&source, args.generation_config)?,
         limits,
@@ -205,16 +224,32 @@ fn check_degree(degree: usize, config: &ModelConfig) -> Result<(), Error> {
     Ok(())
 }
 
+fn no_room(config: &ModelConfig, memory: Memory) -> Error {
+    let [available_mb, weight_mb, beside_mb] = memory.megabytes();
+    Error::NoRoom {
+        model: config.name.clone(),
+        weight_mb,
+        beside_mb,
+        available_mb,
+        fitting_mb: (available_mb / 10 * 9).saturating_sub(beside_mb),
+    }
+}
+
 /// The scheduler's bounds and the cache behind them. Where nothing was said, the longest sequence
 /// is what the model was trained for, or what fits.
 fn limits(
     args: &ModelArgs,
     config: &ModelConfig,
     backend: Choice,
+    memory: Memory,
 ) -> Result<(Limits, CacheShape), Error> {
     let block_size = args.block_size;
     let block_bytes = backend.block_bytes(config, block_size).max(1);
-    let cache_bytes = args.kv_cache_memory.unwrap_or(KV_CACHE_BYTES_DEFAULT);
+    let cache_bytes = match args.kv_cache_memory {
+        Some(asked) => asked,
+        None if memory.cache_bytes() < block_bytes => return Err(no_room(config, memory)),
+        None => memory.cache_bytes(),
+    };
     let held_blocks = usize::try_from(cache_bytes / block_bytes).unwrap_or(usize::MAX);
     let held = held_blocks.saturating_mul(block_size);
     let trained = config.position_count_max;
@@ -235,7 +270,10 @@ fn limits(
     }
     // No more than all sequences at their longest could use.
     let useful_blocks = needed_blocks.saturating_mul(args.max_num_seqs);
-    let block_count = u32::try_from(held_blocks.min(useful_blocks)).unwrap_or(u32::MAX);
+    // One id is kept by the list of free blocks.
+    let block_count = u32::try_from(held_blocks.min(useful_blocks))
+        .unwrap_or(u32::MAX)
+        .min(u32::MAX - 1);
     let limits = Limits {
         max_num_seqs: args.max_num_seqs,
         max_num_batched_tokens: args

@@ -146,6 +146,7 @@ fn log_start(model: &Model, listener: &TcpListener) {
         max_model_len,
         block_size,
         block_count,
+        kv_cache_tokens = block_size.saturating_mul(block_count as usize),
         "model is sound"
     );
     if let Ok(address) = listener.local_addr() {

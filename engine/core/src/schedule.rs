@@ -67,7 +67,11 @@ pub struct Rules {
 pub struct Scheduler {
     limits: Limits,
     cache: BlockCache,
-    /// In order of admission. Boxed: one that ends moves all behind it.
+    /// In order of admission.
+    #[expect(
+        clippy::vec_box,
+        reason = "one that ends moves all behind it: hundreds of bytes each, in most steps"
+    )]
     running: Vec<Box<Sequence>>,
     waiting: Queue,
     pace: Pace,
@@ -211,11 +215,7 @@ impl Scheduler {
     )]
     pub fn next(&mut self) -> Option<StepBatch> {
         let room = self.pace.room(&self.decodes(), self.limits.rules.max_step);
-        let mut step = Step::new(
-            self.limits.max_num_batched_tokens,
-            room,
-            self.running.len(),
-        );
+        let mut step = Step::new(self.limits.max_num_batched_tokens, room, self.running.len());
         let preempted = self.schedule_running(&mut step);
         // What was just preempted must not take the freed blocks back in the same step.
         if !preempted {

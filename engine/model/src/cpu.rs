@@ -46,7 +46,7 @@ mod spec;
 pub use berth_engine_cpu::product::{Kernels, KernelsError};
 pub use berth_engine_cpu::tier::{Tier, TierError};
 pub use load::{LoadError, RowFailure};
-pub use memory::block_bytes;
+pub use memory::{block_bytes, weight_bytes};
 pub use spec::{Held, Unserved};
 
 /// Rows whose logits are held at a time: 39 MB with 151,000 tokens.

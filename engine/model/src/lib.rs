@@ -8,7 +8,7 @@ pub mod fit;
 pub mod reference;
 pub mod source;
 
-mod available;
+pub mod available;
 mod batch_check;
 mod frequencies;
 mod seat;

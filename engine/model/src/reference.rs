@@ -39,7 +39,7 @@ mod shard;
 mod sum;
 
 pub use load::LoadError;
-pub use memory::block_bytes;
+pub use memory::{block_bytes, weight_bytes};
 
 /// One rank of the model, with its weights, its cache and its worker threads.
 #[derive(Debug)]

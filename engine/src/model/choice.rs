@@ -104,6 +104,14 @@ impl Choice {
         }
     }
 
+    /// Bytes that the weights take over all ranks.
+    pub(crate) fn weight_bytes(self, source: &ModelSource, degree: usize) -> Result<u64, Error> {
+        match self {
+            Self::Cpu(_) => cpu::weight_bytes(source, degree).map_err(Error::Unserved),
+            Self::Reference => Ok(reference::weight_bytes(source.config())),
+        }
+    }
+
     /// Loads a rank's part on the rank's thread.
     pub(crate) fn loader(self, source: Arc<ModelSource>, cache: CacheShape) -> Arc<LoadBackend> {
         Arc::new(move |shard: Shard, collective: Arc<dyn Collective>| {

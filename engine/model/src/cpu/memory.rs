@@ -63,6 +63,18 @@ pub fn block_bytes(config: &ModelConfig, block_size: usize) -> u64 {
     KvCache::bytes(attention_shape(config, &part, cache)).saturating_mul(config.layer_count as u64)
 }
 
+/// Bytes that the weights take over all ranks.
+///
+/// # Errors
+/// When the model is not one for this backend.
+pub fn weight_bytes(source: &ModelSource, degree: usize) -> Result<u64, Unserved> {
+    let cache = CacheShape {
+        block_size: 1,
+        block_count: 1,
+    };
+    Ok(need_of_all_ranks(source, degree, cache)?.weight_bytes)
+}
+
 /// What a rank's attention looks like.
 pub(crate) fn attention_shape(
     config: &ModelConfig,

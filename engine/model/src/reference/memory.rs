@@ -38,6 +38,16 @@ pub fn block_bytes(config: &ModelConfig, block_size: usize) -> u64 {
     need_of_all_ranks(config, cache).cache_bytes
 }
 
+/// Bytes that the weights take over all ranks.
+#[must_use]
+pub fn weight_bytes(config: &ModelConfig) -> u64 {
+    let cache = CacheShape {
+        block_size: 1,
+        block_count: 1,
+    };
+    need_of_all_ranks(config, cache).weight_bytes
+}
+
 fn part_elements(config: &ModelConfig, part: &Part) -> u64 {
     let of = |range: &std::ops::Range<usize>| range.len() as u64;
     let per_layer = 2 * of(&part.query) + 2 * of(&part.kv) + 3 * of(&part.intermediate);
