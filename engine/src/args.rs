@@ -6,6 +6,10 @@ use std::time::Duration;
 use berth_engine_model::cpu::{Kernels, Tier};
 use clap::{Parser, Subcommand, ValueEnum};
 
+mod bench;
+
+pub use bench::{BenchArgs, BenchCommand, BenchWhat, KernelArgs};
+
 /// Serves a language model over the OpenAI API, each rank pinned to the CPUs and memory it was
 /// given.
 #[derive(Debug, Parser)]
@@ -40,7 +44,7 @@ pub enum Command {
     /// give slow loads a startupProbe), /ready only while requests are taken.
     Serve(Box<ServeArgs>),
     /// Measure the throughput of a model file: prefill and decode, as JSON on stdout.
-    Bench(Box<BenchArgs>),
+    Bench(Box<BenchCommand>),
 }
 
 /// `berth-engine serve`.
@@ -78,23 +82,6 @@ pub struct ServeArgs {
     /// do: eight times what steps of its size took, but 1.5 s at least.
     #[arg(long, default_value = "300", value_parser = seconds, value_name = "SECONDS")]
     pub stall_timeout: Duration,
-}
-
-/// `berth-engine bench`.
-#[derive(Debug, clap::Args)]
-pub struct BenchArgs {
-    /// The model and how it is run.
-    #[command(flatten)]
-    pub model: ModelArgs,
-    /// Prompt tokens of each sequence.
-    #[arg(long, default_value_t = 128, value_parser = positive, value_name = "N")]
-    pub input_len: usize,
-    /// Output tokens of each sequence.
-    #[arg(long, default_value_t = 32, value_parser = positive, value_name = "N")]
-    pub output_len: usize,
-    /// Sequences that run at the same time.
-    #[arg(long, default_value_t = 1, value_parser = positive, value_name = "N")]
-    pub concurrency: usize,
 }
 
 /// The model and how it is run.
@@ -287,6 +274,8 @@ mod tests {
             "berth-engine serve --model m --cpu-kernels fast",
             "is not like bf16=",
         );
+        check_refused("berth-engine bench --input-len 5", "--model <PATH>");
+        check_refused("berth-engine bench kernels --cpu-tier mmx", "avx512-bf16");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `berth-engine bench`: prefill and decode speed of a model file, without HTTP.
+//! `berth-engine bench`: prefill and decode speed of a model file, without HTTP; or of kernels.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -10,13 +10,18 @@ use berth_engine_core::schedule::{Limits, Rejected, Scheduler};
 use berth_engine_core::sequence::Request;
 use serde_json::{Value, json};
 
-use crate::args::BenchArgs;
+use crate::args::{BenchArgs, BenchCommand, BenchWhat};
 use crate::model::{self, Model};
 use crate::team::{self, Team};
+
+pub mod kernels;
 
 /// Why nothing was measured.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Kernels could not be measured.
+    #[error(transparent)]
+    Kernels(#[from] kernels::Error),
     /// The model cannot be run as asked.
     #[error(transparent)]
     Model(#[from] model::Error),
@@ -48,11 +53,19 @@ struct Measured {
     decode: Duration,
 }
 
-/// Loads the model, runs the workload once and prints one JSON object.
+/// Measures what was asked for and prints one JSON object.
 ///
 /// # Errors
-/// When the model cannot be run, or the workload does not fit.
-pub fn bench(args: &BenchArgs) -> Result<(), Error> {
+/// When that is not possible.
+pub fn bench(command: &BenchCommand) -> Result<(), Error> {
+    match command {
+        BenchCommand::What(BenchWhat::Kernels(args)) => Ok(kernels::kernels(args)?),
+        BenchCommand::Model(args) => bench_model(args),
+    }
+}
+
+/// Loads the model and runs the workload once.
+fn bench_model(args: &BenchArgs) -> Result<(), Error> {
     let model = model::open(&args.model)?;
     let started = Instant::now();
     let (team, _) = Team::load(&model.places.places, &model.load)?;

@@ -60,6 +60,7 @@ const EDGES: [(&str, &[&str], &[&str]); 13] = [
         "berth-engine",
         &[
             "berth-engine-core",
+            "berth-engine-cpu",
             "berth-engine-model",
             "berth-engine-text",
             "berth-topology",
