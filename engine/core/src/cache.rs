@@ -1,8 +1,9 @@
 //! The paged cache as the scheduler sees it: blocks of sequences, and what can be found again.
 //!
-//! Only full blocks that are computed can be found, so a hit is always something to read. A hit
-//! inside a block is copied by the backend before the step: the copy is then written to, the
-//! original stays as it is.
+//! Only what is computed can be found, so a hit is always something to read: full blocks as soon
+//! as they are full, and where a sequence ended inside a block, that one once nobody writes to it.
+//! A hit inside a block is copied by the backend before the step: the copy is then written to,
+//! the original stays as it is.
 
 use std::ops::Range;
 
@@ -136,8 +137,26 @@ impl BlockCache {
         blocks
     }
 
-    pub(crate) fn release(&mut self, blocks: &[BlockId]) {
+    /// Takes a sequence's blocks back, of which `computed_count` tokens are computed. The last
+    /// of them may not fill their block: that one can be found by its beginning.
+    pub(crate) fn release(&mut self, holding: &mut Holding<'_>, computed_count: usize) {
+        let Holding {
+            tokens,
+            chain,
+            blocks,
+        } = holding;
+        let full_count = computed_count / self.block_size;
+        let tail = &tokens[full_count * self.block_size..computed_count];
+        if let (Some(index), false) = (&mut self.index, tail.is_empty()) {
+            let before = chain.after(full_count, tokens, self.block_size);
+            let found = index.find_beginning(before, tail);
+            if found.is_none_or(|(_, count)| count < tail.len()) {
+                self.pool.keep(blocks[full_count]);
+                index.insert(blocks[full_count], None, before, tail);
+            }
+        }
         self.pool.release(blocks);
+        blocks.clear();
     }
 
     /// Makes some blocks of a sequence findable, which are full and computed. A block whose text
@@ -170,7 +189,7 @@ impl BlockCache {
                 None => {
                     let text = &tokens[at * *block_size..(at + 1) * *block_size];
                     pool.keep(blocks[at]);
-                    index.insert(blocks[at], name, chain.before(at), text);
+                    index.insert(blocks[at], Some(name), chain.before(at), text);
                     stored.add(at);
                     continue;
                 }

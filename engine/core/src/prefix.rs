@@ -99,6 +99,19 @@ impl Chain {
         self.names[index]
     }
 
+    /// The text that the first `count` blocks hold.
+    pub(crate) fn after(
+        &mut self,
+        count: usize,
+        tokens: &[TokenId],
+        block_size: usize,
+    ) -> TextHash {
+        match count.checked_sub(1) {
+            Some(last) => self.through(last, tokens, block_size),
+            None => self.root,
+        }
+    }
+
     /// The text before block `index`, whose blocks have been asked for.
     pub(crate) fn before(&self, index: usize) -> TextHash {
         index

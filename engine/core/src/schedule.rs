@@ -199,8 +199,8 @@ impl Scheduler {
     /// Drops a sequence and frees its blocks; false when it is not known (any more).
     pub fn abort(&mut self, id: SequenceId) -> bool {
         if let Some(index) = self.running.iter().position(|sequence| sequence.id == id) {
-            let sequence = self.running.remove(index);
-            self.cache.release(&sequence.blocks);
+            let mut sequence = self.running.remove(index);
+            sequence.release(&mut self.cache);
             self.waiting.leave(&sequence);
             return true;
         }
@@ -257,7 +257,7 @@ impl Scheduler {
                 cached_count: sequence.hit_count.unwrap_or(0),
             });
             if finish.is_some() {
-                cache.release(&sequence.blocks);
+                sequence.release(cache);
                 waiting.leave(sequence);
             }
             finish.is_none()
@@ -419,8 +419,7 @@ impl Scheduler {
     fn preempt(&mut self, victim: usize, step: &mut Step) {
         let mut sequence = self.running.remove(victim);
         step.remove(sequence.id);
-        self.cache.release(&sequence.blocks);
-        sequence.blocks.clear();
+        sequence.release(&mut self.cache);
         sequence.rewind();
         self.waiting.push(*sequence);
         self.preemption_count += 1;

@@ -62,8 +62,8 @@ pub(crate) struct Sequence {
     computed_count: usize,
     /// Names of the texts that its full blocks end.
     chain: Chain,
-    /// Leading blocks that can be found by others.
-    committed_count: usize,
+    /// Leading tokens that are computed for sure: their step is over.
+    done_count: usize,
     /// Changed only by the scheduler, which pairs each change with its pool.
     pub(crate) blocks: Vec<BlockId>,
 }
@@ -87,7 +87,7 @@ impl Sequence {
             prompt_count,
             computed_count: 0,
             chain: Chain::new(request.terms.cache_salt.as_deref()),
-            committed_count: 0,
+            done_count: 0,
             blocks: vec![],
         }
     }
@@ -105,22 +105,35 @@ impl Sequence {
     pub(crate) fn begin(&mut self, blocks: Vec<BlockId>, hit_count: usize, block_size: usize) {
         self.blocks = blocks;
         self.computed_count = hit_count;
-        self.committed_count = hit_count / block_size;
+        // What is copied is not there before the step.
+        self.done_count = hit_count / block_size * block_size;
         let of_prompt = hit_count.min(self.prompt_count);
         self.hit_count.get_or_insert(of_prompt);
     }
 
     /// After a step: the blocks that became full in it can be found by others.
     pub(crate) fn commit(&mut self, cache: &mut BlockCache, block_size: usize) {
-        let full_count = self.computed_count / block_size;
-        if full_count > self.committed_count {
-            let holding = Holding {
-                tokens: &self.tokens,
-                chain: &mut self.chain,
-                blocks: &mut self.blocks,
-            };
-            cache.commit(holding, self.committed_count..full_count);
-            self.committed_count = full_count;
+        let (before, now) = (
+            self.done_count / block_size,
+            self.computed_count / block_size,
+        );
+        if now > before {
+            cache.commit(self.holding(), before..now);
+        }
+        self.done_count = self.computed_count;
+    }
+
+    /// Gives its blocks back.
+    pub(crate) fn release(&mut self, cache: &mut BlockCache) {
+        let done_count = self.done_count;
+        cache.release(&mut self.holding(), done_count);
+    }
+
+    fn holding(&mut self) -> Holding<'_> {
+        Holding {
+            tokens: &self.tokens,
+            chain: &mut self.chain,
+            blocks: &mut self.blocks,
         }
     }
 
@@ -172,7 +185,7 @@ impl Sequence {
     pub(crate) fn rewind(&mut self) {
         debug_assert!(self.blocks.is_empty(), "a rewound sequence holds no blocks");
         self.computed_count = 0;
-        self.committed_count = 0;
+        self.done_count = 0;
     }
 
     /// The random stream is counted in output tokens, so a recomputed sequence continues it.

@@ -26,7 +26,8 @@ pub(crate) struct PrefixIndex {
 
 #[derive(Debug)]
 struct Entry {
-    name: TextHash,
+    /// None where the block is not full: it is found by its beginning alone.
+    name: Option<TextHash>,
     before: TextHash,
     tokens: Vec<TokenId>,
     /// Neighbours among those with the same beginning.
@@ -62,12 +63,12 @@ impl PrefixIndex {
         longest
     }
 
-    /// Enters a full block, whose text no other block has: `tokens` after the text `before` give
-    /// the text `name`.
+    /// Enters a block, whose text no other block has: `tokens` after the text `before`, which,
+    /// where they fill the block, give the text `name`.
     pub(crate) fn insert(
         &mut self,
         block: BlockId,
-        name: TextHash,
+        name: Option<TextHash>,
         before: TextHash,
         tokens: &[TokenId],
     ) {
@@ -76,7 +77,9 @@ impl PrefixIndex {
         if let Some(older) = older.and_then(|older| self.entry_mut(older)) {
             older.newer = Some(block);
         }
-        self.by_name.insert(name, block);
+        if let Some(name) = name {
+            self.by_name.insert(name, block);
+        }
         let index = block.0 as usize;
         if self.entries.len() <= index {
             self.entries.resize_with(index + 1, || None);
@@ -90,10 +93,12 @@ impl PrefixIndex {
         }));
     }
 
-    /// Forgets a block; its text's name.
+    /// Forgets a block; its text's name, where it was full.
     pub(crate) fn remove(&mut self, block: BlockId) -> Option<TextHash> {
         let entry = *self.entries.get_mut(block.0 as usize)?.take()?;
-        self.by_name.remove(&entry.name);
+        if let Some(name) = &entry.name {
+            self.by_name.remove(name);
+        }
         let (newer, older) = (entry.newer, entry.older);
         if let Some(older) = older.and_then(|older| self.entry_mut(older)) {
             older.newer = newer;
@@ -102,10 +107,10 @@ impl PrefixIndex {
             Some(newer) => newer.older = older,
             None => self.set_newest((entry.before, entry.tokens[0]), older),
         }
-        Some(entry.name)
+        entry.name
     }
 
-    /// How many texts can be found.
+    /// How many whole blocks can be found.
     pub(crate) fn count(&self) -> usize {
         self.by_name.len()
     }
@@ -135,7 +140,8 @@ mod tests {
     }
 
     fn insert(index: &mut PrefixIndex, block: u32, before: TextHash, tokens: &[TokenId]) {
-        index.insert(BlockId(block), before.then(tokens), before, tokens);
+        let name = (tokens.len() > 2).then(|| before.then(tokens));
+        index.insert(BlockId(block), name, before, tokens);
     }
 
     #[test]
@@ -156,6 +162,16 @@ mod tests {
         );
         assert_eq!(begun(&[2]), None);
         assert_eq!(begun(&[]), None);
+    }
+
+    #[test]
+    fn a_block_that_is_not_full_is_found_by_its_beginning_alone() {
+        let mut index = PrefixIndex::default();
+        insert(&mut index, 9, root(), &[2, 6]);
+        let found = index.find_beginning(root(), &[2, 6, 7]);
+        assert_eq!((found, index.count()), (Some((BlockId(9), 2)), 0));
+        assert_eq!(index.remove(BlockId(9)), None, "it has no name");
+        assert_eq!(index.find_beginning(root(), &[2]), None);
     }
 
     #[test]

@@ -124,6 +124,40 @@ fn a_conversation_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_block_that_a_text_ended_in_is_found_too_and_kept_once() {
+    let mut engine = Engine::new(Limits {
+        block_count: 8,
+        ..limits()
+    });
+    let (_, answer, _) = engine.run(&prompt(0, 0..9));
+    // Of nine and three tokens all but the last are computed: two blocks and three tokens.
+    let next = prompt(1, (0..9).chain(answer[..2].iter().copied()).chain([60, 61]));
+    assert_eq!(engine.run(&next).0, "1:11+2*");
+    for id in 2..9 {
+        let same = Request {
+            sampling: prompt(0, 0..9).sampling,
+            ..prompt(id, 0..9)
+        };
+        let found = format!("{id}:8+1*");
+        assert_eq!(engine.run(&same), (found, answer.clone(), 8));
+    }
+    let again = Request {
+        id: SequenceId(9),
+        ..next
+    };
+    assert_eq!(engine.run(&again).0, "9:12+1*", "seven more would not fit");
+}
+
+#[test]
+fn what_an_aborted_step_did_not_compute_is_not_found() {
+    let mut engine = Engine::new(limits());
+    engine.submit(&prompt(0, 0..10));
+    assert!(engine.scheduler.next().is_some());
+    assert!(engine.scheduler.abort(SequenceId(0)));
+    assert_eq!(engine.run(&prompt(1, 0..10)).0, "1:0+10*");
+}
+
+#[test]
 fn sequences_that_begin_alike_at_the_same_time_share_blocks_once_they_are_full() {
     let mut engine = Engine::new(Limits {
         block_count: 9,
