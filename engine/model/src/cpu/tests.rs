@@ -208,10 +208,7 @@ fn neighbours_scattered_blocks_shared_prefixes_and_a_second_start_change_nothing
 #[test]
 fn text_and_logprobs_are_the_same_with_hits_copies_preemptions_and_neighbours() {
     for (name, _folder, source) in sources() {
-        let setup = Setup {
-            cache: tiny::DRIVEN_CACHE,
-            tier: Tier::best(),
-        };
+        let setup = setup(tiny::DRIVEN_CACHE, Tier::best());
         let backend = || -> Box<dyn Backend> {
             let collective: Arc<dyn Collective> = Arc::new(SharedMemory::new(1));
             let seat = Seat::new(Shard { rank: 0, degree: 1 }, collective);
