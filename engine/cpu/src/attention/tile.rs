@@ -134,18 +134,19 @@ impl Tile {
         let mut shrinks = [0.0; WIDTH];
         let seen = &mut queries.seen;
         for query in 0..Q {
-            let scores = scores[query].map(|scores| match queries.scoring.cap {
-                Some(cap) => capped(scores, cap),
-                None => scores,
-            });
-            let scores = masked(scores, &ranges[query]);
+            let [mut low, mut high] = scores[query];
+            if let Some(cap) = queries.scoring.cap {
+                (low, high) = (capped(low, cap), capped(high, cap));
+            }
+            let [low, high] = masked([low, high], &ranges[query]);
             let greatest = greatest(seen.of_mut(at + query));
             let before = *greatest;
-            let here = max(scores[0].max(scores[1]));
+            let here = max(low.max(high));
             *greatest = if here > before { here } else { before };
             shrinks[query] = before - *greatest;
-            let weigh = |scores: L| exp(scores.sub(L::splat(*greatest)));
-            store([weigh(scores[0]), weigh(scores[1])], &mut weights[query]);
+            let greatest = L::splat(*greatest);
+            let weigh = [exp(low.sub(greatest)), exp(high.sub(greatest))];
+            store(weigh, &mut weights[query]);
         }
         exp(L::load(&shrinks)).store(&mut shrinks);
         for query in 0..Q {
@@ -194,22 +195,15 @@ impl Tile {
         // Rows ascend: the last query begins last, the first one ends first.
         let common = ranges[Q - 1].start..ranges[0].end;
         for piece in 0..pieces {
-            let mut sums: [[L; 2]; Q] = std::array::from_fn(|query| {
-                let sums = load::<L>(&seen.of(at + query)[1 + piece]);
+            let mut sums = [[L::splat(0.0); 2]; Q];
+            for (query, sums) in sums.iter_mut().enumerate() {
+                let [low, high] = load::<L>(&seen.of(at + query)[1 + piece]);
                 let shrink = L::splat(shrinks[query]);
-                sums.map(|sum| sum.mul(shrink))
-            });
-            let own = |sums: &mut [L; 2], query: usize, positions: Range<usize>| {
-                for position in positions {
-                    let [low, high] = load::<L>(&self.values[position * pieces + piece]);
-                    let weight = L::splat(weights[query][position]);
-                    sums[0] = weight.mul_add(low, sums[0]);
-                    sums[1] = weight.mul_add(high, sums[1]);
-                }
-            };
+                *sums = [low.mul(shrink), high.mul(shrink)];
+            }
             for (query, range) in ranges.iter().enumerate() {
                 let before = range.start..common.start.min(range.end);
-                own(&mut sums[query], query, before);
+                self.add_own(piece, before, &weights[query], &mut sums[query]);
             }
             let column = self.values[piece..].iter().step_by(pieces);
             let seen_by_all = column.enumerate().take(common.end).skip(common.start);
@@ -223,12 +217,33 @@ impl Tile {
             }
             for (query, range) in ranges.iter().enumerate() {
                 let after = common.end.max(common.start).max(range.start)..range.end;
-                own(&mut sums[query], query, after);
+                self.add_own(piece, after, &weights[query], &mut sums[query]);
                 store(sums[query], &mut seen.of_mut(at + query)[1 + piece]);
             }
         }
     }
+
+    /// The values of positions that one query sees and not all.
+    #[inline(always)]
+    fn add_own<L: Lanes>(
+        &self,
+        piece: usize,
+        positions: Range<usize>,
+        weights: &[f32; TILE],
+        sums: &mut [L; 2],
+    ) {
+        let pieces = pieces(self.head_dim);
+        for position in positions {
+            let [low, high] = load::<L>(&self.values[position * pieces + piece]);
+            let weight = L::splat(weights[position]);
+            sums[0] = weight.mul_add(low, sums[0]);
+            sums[1] = weight.mul_add(high, sums[1]);
+        }
+    }
 }
+
+// Instructions are inlined into functions and not into closures, which do not know the tier: none
+// of the above may hand lanes to one.
 
 #[inline(always)]
 fn load<L: Lanes>(from: &[f32; TILE]) -> [L; 2] {
