@@ -159,7 +159,8 @@ impl Bench {
         let (one, peak_ops) = (one.unwrap_or(f64::NAN), all.unwrap_or(f64::NAN));
         let fair = one * exact(self.together.worker_count()) * TOGETHER_MIN;
         // A tier without a peak has nothing to be dropped by.
-        (!(peak_ops < fair)).then_some(Slice {
+        let is_away = peak_ops < fair;
+        (!is_away).then_some(Slice {
             products,
             peak_ops,
             read_bytes,
