@@ -23,7 +23,7 @@ pub fn repository() -> &'static Path {
 }
 
 /// One of our binaries, or a library: what `cargo build --workspace` put beside this program, or above it where
-/// that is a test; what is in the folder [`PROGRAMS`] comes before.
+/// that is a test; what is in the folder `BERTH_PROGRAMS` comes before.
 ///
 /// # Errors
 /// When it has not been built.
