@@ -3,7 +3,7 @@
 
 use std::hint;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Looks before a thread sleeps: some 50 to 200 µs, longer than the gaps within one step and
 /// shorter than a scheduler's time slice.
@@ -14,8 +14,7 @@ const SPINS: u32 = 4_000;
 #[repr(align(128))]
 pub(crate) struct Gate {
     opened: AtomicU32,
-    /// Somebody may be asleep that was not woken since.
-    asleep: AtomicBool,
+    sleepers: AtomicU32,
 }
 
 // === impl Gate ===
@@ -29,9 +28,8 @@ impl Gate {
     /// Lets all through that wait for it.
     pub(crate) fn open(&self) {
         self.opened.fetch_add(1, Ordering::SeqCst);
-        // A thread says so before it looks again, so one of the two sees the other. Who was woken
-        // and waits for its CPU is not woken again.
-        if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
+        // A thread counts itself before it looks again, so one of the two sees the other.
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
             wake_all(&self.opened);
         }
     }
@@ -44,15 +42,16 @@ impl Gate {
             }
             hint::spin_loop();
         }
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
         while self.opened.load(Ordering::SeqCst) == seen {
-            self.asleep.store(true, Ordering::SeqCst);
             sleep_while(&self.opened, seen);
         }
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
     }
 
     #[cfg(test)]
-    pub(crate) fn has_sleeper(&self) -> bool {
-        self.asleep.load(Ordering::SeqCst)
+    pub(crate) fn sleepers(&self) -> u32 {
+        self.sleepers.load(Ordering::SeqCst)
     }
 }
 

@@ -119,8 +119,8 @@ fn a_panic_reaches_the_caller_frees_who_waits_and_the_team_goes_on() {
 fn workers_that_slept_wake_for_the_next_run() {
     let mut team = team(2);
     let shared = Arc::clone(&team.shared);
-    // It says so just before; it always gets there.
-    while !shared.start.has_sleeper() {
+    // Asleep when it is counted; it always gets there.
+    while shared.start.sleepers() == 0 {
         thread::yield_now();
     }
     let ran = AtomicUsize::new(0);
