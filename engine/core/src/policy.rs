@@ -9,6 +9,8 @@ use crate::prefix::TextHash;
 
 /// One step of priority is worth this much waiting.
 const PRIORITY_STEP_MS: i64 = 30_000;
+/// No priority is worth more.
+const HEAD_START_MS_MAX: i64 = 600_000;
 /// Wanted time to the first token of a request that says none.
 const FIRST_TOKEN_MS_DEFAULT: i64 = 1_000;
 /// No request may be less urgent than this.
@@ -21,7 +23,7 @@ pub enum Policy {
     #[default]
     Fcfs,
     /// Lowest [`Terms::priority`] first, as vLLM has it; but who has waited 30 seconds longer
-    /// counts as one lower.
+    /// counts as one lower, and none counts more than 20.
     Priority,
     /// The earliest deadline of a first token first.
     Deadline,
@@ -65,7 +67,9 @@ impl Turn {
         let due_ms = match policy {
             Policy::Fcfs | Policy::Fair => 0,
             Policy::Priority => {
-                arrived_ms.saturating_add(i64::from(terms.priority) * PRIORITY_STEP_MS)
+                let head_start = i64::from(terms.priority) * PRIORITY_STEP_MS;
+                let worth = head_start.clamp(-HEAD_START_MS_MAX, HEAD_START_MS_MAX);
+                arrived_ms.saturating_add(worth)
             }
             Policy::Deadline => {
                 let wanted = terms.first_token.map_or(FIRST_TOKEN_MS_DEFAULT, whole_ms);
@@ -140,6 +144,14 @@ mod tests {
             0,
             false,
         );
+    }
+
+    #[test]
+    fn no_priority_keeps_another_request_waiting_for_good() {
+        let (least, most) = (priority(i32::MAX), priority(i32::MIN));
+        check(Policy::Priority, &least, &most, 1_199, false);
+        check(Policy::Priority, &least, &most, 1_201, true);
+        check(Policy::Priority, &priority(0), &most, 601, true);
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub(crate) struct Queue {
     is_fair: bool,
     lines: HashMap<TenantId, Line>,
     waiting_count: usize,
+    /// What the one who was present last had been served: nobody starts below that.
+    floor: u64,
 }
 
 /// One tenant's. Without fairness there is one tenant.
@@ -35,6 +37,7 @@ impl Queue {
             is_fair: policy == Policy::Fair,
             lines: HashMap::new(),
             waiting_count: 0,
+            floor: 0,
         }
     }
 
@@ -88,8 +91,13 @@ impl Queue {
 
     /// A sequence ended, wherever it was.
     pub(crate) fn leave(&mut self, sequence: &Sequence) {
-        if let Some(line) = self.lines.get_mut(&self.line_of(sequence)) {
-            line.present_count -= 1;
+        let Some(line) = self.lines.get_mut(&self.line_of(sequence)) else {
+            return;
+        };
+        line.present_count -= 1;
+        let served_count = line.served_count;
+        if self.lines.values().all(|line| line.present_count == 0) {
+            self.floor = self.floor.max(served_count);
         }
     }
 
@@ -122,7 +130,10 @@ impl Queue {
 
     fn least_served(&self) -> u64 {
         let present = self.lines.values().filter(|line| line.present_count > 0);
-        present.map(|line| line.served_count).min().unwrap_or(0)
+        present
+            .map(|line| line.served_count)
+            .min()
+            .unwrap_or(self.floor)
     }
 
     fn forget_some(&mut self) {

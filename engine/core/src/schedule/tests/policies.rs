@@ -94,6 +94,38 @@ fn a_tenant_with_many_requests_leaves_others_their_share() {
 }
 
 #[test]
+fn a_newcomer_has_no_claim_on_what_others_were_given_before_it_came() {
+    let of = |id, tenant| {
+        let terms = Terms {
+            tenant: TenantId(tenant),
+            ..Terms::default()
+        };
+        with(id, terms)
+    };
+    let mut scheduler = Scheduler::new(one_by_one(Policy::Fair));
+    let mut model = FakeModel::new(limits().block_size);
+    let mut served = |scheduler: &mut Scheduler| {
+        let mut order = vec![];
+        while let Some(batch) = scheduler.next() {
+            let outputs = scheduler.advance(&model.step(&batch));
+            let ended = outputs.iter().filter(|output| output.finish.is_some());
+            order.extend(ended.map(|output| output.id.0));
+        }
+        order
+    };
+    for id in 0..10 {
+        scheduler.submit(of(id, 1), seconds(id)).unwrap();
+    }
+    served(&mut scheduler);
+    // Nobody was there when the newcomer came; then the first one comes back.
+    for id in 10..14 {
+        scheduler.submit(of(id, 2), seconds(id)).unwrap();
+    }
+    scheduler.submit(of(20, 1), seconds(20)).unwrap();
+    assert_eq!(served(&mut scheduler), [10, 20, 11, 12, 13]);
+}
+
+#[test]
 fn the_least_urgent_gives_way_though_it_was_admitted_first() {
     let limits = Limits {
         max_num_seqs: 2,
