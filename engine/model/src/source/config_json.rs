@@ -147,7 +147,7 @@ pub(crate) fn parse(text: &[u8], name: String) -> Result<(ModelConfig, Naming), 
         .unwrap_or(0);
     let head_dim = json.head_dim.or(family.default_head_dim(per_head));
     let head_dim = wanted(head_dim, "head_dim")?;
-    let rope = json.rope(head_dim)?;
+    let rope = json.rope(head_dim, family.default_theta())?;
     let config = ModelConfig {
         name,
         hidden_size: json.hidden_size,
@@ -221,7 +221,7 @@ impl ConfigJson {
     }
 
     /// Of the layers that see all positions.
-    fn rope(&self, head_dim: usize) -> Result<Rope, Flaw> {
+    fn rope(&self, head_dim: usize, default_theta: f32) -> Result<Rope, Flaw> {
         let told = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref());
         let told = told.map(|rope| rope.full_attention.as_deref().unwrap_or(rope));
         let theta = told.and_then(|rope| rope.rope_theta).or(self.rope_theta);
@@ -233,7 +233,7 @@ impl ConfigJson {
             original: self.original_max_position_embeddings,
         };
         Ok(Rope {
-            theta: theta.unwrap_or(10_000.0),
+            theta: theta.unwrap_or(default_theta),
             rotated: part.map_or(head_dim, |part| part_of(head_dim, part)),
             scaling: told.map_or(Ok(RopeScaling::None), |rope| rope.scaling(positions))?,
         })

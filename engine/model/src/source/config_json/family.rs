@@ -71,6 +71,14 @@ impl Family {
         (!is_free).then_some(per_head)
     }
 
+    /// The base of the rope where the file does not say, as transformers has it.
+    pub(super) fn default_theta(self) -> f32 {
+        match self {
+            Self::Mixtral | Self::Gemma3 => 1_000_000.0,
+            _ => 10_000.0,
+        }
+    }
+
     fn is_gemma(self) -> bool {
         matches!(self, Self::Gemma2 | Self::Gemma3)
     }
@@ -106,6 +114,9 @@ impl Family {
             (Self::Mistral, None) => Some(MISTRAL_WINDOW),
             (Self::Gemma2 | Self::Gemma3, None) => Some(wanted(None, "sliding_window")?),
             (Self::Qwen2 | Self::Qwen3 | Self::Qwen3Moe, _) if !json.use_sliding_window => None,
+            (Self::Qwen2 | Self::Qwen3 | Self::Qwen3Moe, None) => {
+                Some(wanted(None, "sliding_window")?)
+            }
             (_, window) => window.flatten(),
         };
         let Some(window) = window else {
@@ -114,6 +125,9 @@ impl Family {
         let layers = match &json.layer_types {
             Some(types) => layers_by_type(types)?,
             None => {
+                if matches!(self, Self::Qwen2 | Self::Qwen3) {
+                    wanted(json.max_window_layers, "max_window_layers")?;
+                }
                 let is_local = |index| self.is_local(json, index);
                 (0..json.num_hidden_layers).map(is_local).collect()
             }

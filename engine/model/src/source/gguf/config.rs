@@ -86,6 +86,12 @@ pub(super) fn config(path: &Path, header: &Header) -> Result<(ModelConfig, Namin
     };
     config.graph = family.graph(&keys, &config)?;
     keys.check_values(head_dim)?;
+    if naming.interleaves_pairs && config.rope.rotated != head_dim {
+        return Err(Flaw::Unsupported {
+            what: format!("{} rotated channels of {head_dim}", config.rope.rotated),
+            supported: "heads of which llama rotates all channels are",
+        });
+    }
     Ok((config, naming))
 }
 
@@ -96,19 +102,34 @@ pub(super) fn stretch(
     stretches: Stretches,
 ) -> Result<(), Flaw> {
     let before = config.rope.clone();
+    let meta = &header.metadata;
+    let architecture = meta.text("general.architecture")?.unwrap_or_default();
+    let keys = Keys { meta, architecture };
     if let Some(factors) = stretches.always {
+        if before.scaling != RopeScaling::None {
+            return Err(Flaw::malformed(
+                "rope_freqs",
+                "stretches what rope.scaling.type scales already",
+            ));
+        }
         config.rope.scaling = RopeScaling::PerFrequency(factors);
     }
-    if let (Some(short), Some(long)) = (stretches.short, stretches.long) {
-        let meta = &header.metadata;
-        let architecture = meta.text("general.architecture")?.unwrap_or_default();
-        let keys = Keys { meta, architecture };
-        config.rope.scaling = RopeScaling::LongRope(LongRope {
-            short,
-            long,
-            original_positions: keys.count("rope.scaling.original_context_length")?,
-            magnitude: keys.number_or("rope.scaling.attn_factor", 1.0)?,
-        });
+    match (stretches.short, stretches.long) {
+        (Some(short), Some(long)) => {
+            config.rope.scaling = RopeScaling::LongRope(LongRope {
+                short,
+                long,
+                original_positions: keys.real_size("rope.scaling.original_context_length")?,
+                magnitude: keys.number_or("rope.scaling.attn_factor", 1.0)?,
+            });
+        }
+        (None, None) if !keys.is_longrope()? => {}
+        _ => {
+            return Err(Flaw::malformed(
+                "rope_factors_long and rope_factors_short",
+                "longrope needs both",
+            ));
+        }
     }
     match &mut config.graph.local {
         Some(local) if local.rope == before => local.rope = config.rope.clone(),
@@ -258,7 +279,7 @@ impl Keys<'_> {
     }
 
     /// A size to compute with.
-    fn count(&self, name: &str) -> Result<f32, Flaw> {
+    fn real_size(&self, name: &str) -> Result<f32, Flaw> {
         self.size(name).map(real)
     }
 
@@ -268,6 +289,11 @@ impl Keys<'_> {
 
     fn number_or(&self, name: &str, default: f32) -> Result<f32, Flaw> {
         self.meta.number_or(&self.key(name), default)
+    }
+
+    fn is_longrope(&self) -> Result<bool, Flaw> {
+        let kind = self.meta.text(&self.key("rope.scaling.type"))?;
+        Ok(kind.as_deref() == Some("longrope"))
     }
 
     fn rope_scaling(&self) -> Result<RopeScaling, Flaw> {
@@ -283,7 +309,7 @@ impl Keys<'_> {
                 let scale = self.number_or("rope.scaling.attn_factor", 1.0)?;
                 Ok(RopeScaling::Yarn(Yarn {
                     factor,
-                    original_positions: self.count("rope.scaling.original_context_length")?,
+                    original_positions: self.real_size("rope.scaling.original_context_length")?,
                     beta_fast: self.number_or("rope.scaling.yarn_beta_fast", 32.0)?,
                     beta_slow: self.number_or("rope.scaling.yarn_beta_slow", 1.0)?,
                     is_truncated: true,
