@@ -10,10 +10,11 @@ use berth_engine_core::schedule::{Limits, Rules};
 use berth_engine_model::backend::CacheShape;
 use berth_engine_model::config::ModelConfig;
 use berth_engine_model::cpu::Unserved;
+use berth_engine_model::quantization::Quantization;
 use berth_engine_model::source::{GgufTokenizer, ModelSource, OpenError, TokenizerFiles};
 use berth_engine_text::{ChatTemplate, GgufVocab, LoadError, TemplateError, Tokenizer};
 
-use crate::args::{Device, GenerationConfig, ModelArgs, SchedulingPolicy};
+use crate::args::{self, Device, GenerationConfig, ModelArgs, SchedulingPolicy};
 use crate::assign::{self, Identity, Places, read_machine};
 use crate::rank::LoadBackend;
 
@@ -72,6 +73,11 @@ pub enum Error {
          does not use"
     )]
     KernelsOfReference,
+    /// The reference backend would do without.
+    #[error(
+        "--quantization int8 and int4 are of the CPU backend: leave --backend and --dtype away"
+    )]
+    QuantizedReference,
     /// The file or folder is not sound.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -173,14 +179,9 @@ pub(crate) fn open(args: &ModelArgs) -> Result<Model, Error> {
     if let Some(longest) = args.max_model_len {
         source.limit_positions(longest);
     }
+    quantise(args, &mut source)?;
     let source = Arc::new(source);
     let config = source.config();
-    let is_folder = matches!(source.tokenizer(), TokenizerFiles::Folder(_));
-    if args.quantization.is_some() && is_folder {
-        return Err(Error::NotGguf {
-            model: args.model.display().to_string(),
-        });
-    }
     let places = places(args, config)?;
     let backend = choice::choose(args, &source, places.places.len())?;
     let weight_bytes = backend.weight_bytes(&source, places.places.len())?;
@@ -195,6 +196,21 @@ pub(crate) fn open(args: &ModelArgs) -> Result<Model, Error> {
         load: backend.loader(Arc::clone(&source), cache),
         backend,
     })
+}
+
+fn quantise(args: &ModelArgs, source: &mut ModelSource) -> Result<(), Error> {
+    let is_folder = matches!(source.tokenizer(), TokenizerFiles::Folder(_));
+    match args.quantization {
+        Some(args::Quantization::Int8) => source.quantise(Quantization::Int8),
+        Some(args::Quantization::Int4) => source.quantise(Quantization::Int4),
+        Some(args::Quantization::Gguf) if is_folder => {
+            return Err(Error::NotGguf {
+                model: args.model.display().to_string(),
+            });
+        }
+        Some(args::Quantization::Gguf) | None => {}
+    }
+    Ok(())
 }
 
 fn places(args: &ModelArgs, config: &ModelConfig) -> Result<Places, Error> {

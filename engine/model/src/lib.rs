@@ -5,6 +5,7 @@ pub mod collective;
 pub mod config;
 pub mod cpu;
 pub mod fit;
+pub mod quantization;
 pub mod reference;
 pub mod source;
 

@@ -13,6 +13,7 @@ use candle_core::Tensor;
 use candle_core::quantized::GgmlDType;
 
 use crate::config::{ConfigError, ModelConfig};
+use crate::quantization::Quantization;
 
 mod config_json;
 mod gguf;
@@ -36,6 +37,7 @@ pub struct ModelSource {
     tokenizer: TokenizerFiles,
     store: TensorStore,
     naming: Naming,
+    quantization: Option<Quantization>,
 }
 
 /// Where the model's tokenizer is to be read from.
@@ -146,6 +148,16 @@ impl ModelSource {
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
         self.store.stored_bytes()
+    }
+
+    /// Weights that are stored in 16 or 32 bits are to be held in fewer.
+    pub fn quantise(&mut self, quantization: Quantization) {
+        self.quantization = Some(quantization);
+    }
+
+    /// As [`Self::quantise`] said.
+    pub(crate) fn quantization(&self) -> Option<Quantization> {
+        self.quantization
     }
 
     /// The model will be served with at most this many positions: some stretch rotary

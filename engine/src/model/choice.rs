@@ -34,11 +34,14 @@ pub(crate) fn choose(
     let is_f32 = args.dtype != "auto";
     match args.backend {
         args::Backend::Reference if has_kernels(args) => Err(Error::KernelsOfReference),
+        args::Backend::Reference if at_load(args) => Err(Error::QuantizedReference),
         args::Backend::Reference => Ok(Choice::Reference),
+        args::Backend::Auto if is_f32 && at_load(args) => Err(Error::QuantizedReference),
         args::Backend::Cpu if is_f32 => Err(Error::NotF32),
         args::Backend::Auto if is_f32 => Ok(reference(&"--dtype asks for float32")),
         args::Backend::Cpu => cpu(args, source, degree).map_err(Error::Unserved),
         args::Backend::Auto => match cpu(args, source, degree) {
+            Err(unserved) if at_load(args) => Err(Error::Unserved(unserved)),
             Err(unserved) => Ok(reference(&unserved)),
             Ok(choice) => Ok(choice),
         },
@@ -58,6 +61,12 @@ fn cpu(args: &ModelArgs, source: &ModelSource, degree: usize) -> Result<Choice, 
         held.join(", ")
     );
     Ok(Choice::Cpu(kernels))
+}
+
+/// Weights are to be quantised while they are loaded.
+fn at_load(args: &ModelArgs) -> bool {
+    use args::Quantization::{Int4, Int8};
+    matches!(args.quantization, Some(Int8 | Int4))
 }
 
 fn has_kernels(args: &ModelArgs) -> bool {

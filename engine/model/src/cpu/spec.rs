@@ -350,12 +350,29 @@ impl MatrixSpec {
         for (weight, _) in &self.rows[1..] {
             form = joined(form, form_of_weight(source, *weight)?);
         }
+        if let Some(quantised) = self.quantised(source) {
+            return Ok(quantised);
+        }
         let Range { start, end } = self.columns;
         if form != Form::Bf16 && !(start.is_multiple_of(BLOCK) && end.is_multiple_of(BLOCK)) {
             let name = source.name_of(first);
             return Err(Unserved::Cut { name, degree });
         }
         Ok(form)
+    }
+
+    /// What the weights become at load, where that is asked for, they are not quantised yet, and
+    /// blocks fit their columns.
+    fn quantised(&self, source: &ModelSource) -> Option<Form> {
+        let quantization = source.quantization()?;
+        let is_plain = |(weight, _): &(Weight, Range<usize>)| {
+            let encoding = source.encoding(*weight);
+            matches!(encoding, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16)
+        };
+        let Range { start, end } = self.columns;
+        let fits = start.is_multiple_of(BLOCK) && end.is_multiple_of(BLOCK);
+        let (first, _) = self.rows[0];
+        (fits && self.rows.iter().all(is_plain)).then(|| quantization.form(first))
     }
 }
 

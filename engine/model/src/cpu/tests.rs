@@ -1,6 +1,7 @@
 //! The CPU backend on a tiny model: equal to the bit however work is cut, and near the reference.
 
 use berth_engine_core::batch::{SequenceId, TokenId};
+use berth_engine_cpu::matrix::Form;
 use half::f16;
 use safetensors::Dtype;
 use tempfile::TempDir;
@@ -8,6 +9,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::collective::SharedMemory;
 use crate::fit::CannotFit;
+use crate::quantization::Quantization;
 use crate::reference::ReferenceBackend;
 use crate::source::Weight;
 use crate::tiny::{self, Text, batch};
@@ -78,6 +80,21 @@ fn repacked() -> Vec<(&'static str, TempDir, ModelSource)> {
     ]
 }
 
+/// The tiny model in F16, quantised while it is loaded.
+fn quantised_at_load() -> Vec<(&'static str, TempDir, ModelSource)> {
+    let all = [
+        ("F16 as int8", Quantization::Int8),
+        ("F16 as int4", Quantization::Int4),
+    ];
+    let open = |(name, quantization)| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut source = ModelSource::open(&tiny::write_quantised(folder.path(), 1)).unwrap();
+        source.quantise(quantization);
+        (name, folder, source)
+    };
+    all.map(open).into()
+}
+
 fn setup(cache: CacheShape, tier: Tier) -> Setup {
     let kernels = KernelChoice::Fixed(Kernels::of(tier));
     Setup { cache, kernels }
@@ -138,7 +155,7 @@ fn of(samples: &[Vec<Sampled>], id: u64) -> Vec<Sampled> {
 
 #[test]
 fn every_tier_thread_count_and_chunk_size_gives_the_same_bits() {
-    for (name, _folder, source) in sources() {
+    for (name, _folder, source) in sources().into_iter().chain(quantised_at_load()) {
         let text = Text::new(1, 45, (0..12).map(|block| block * 3));
         let one_by_one = of(&run(&source, ALONE, &text.in_chunks(1)), 1);
         assert!(one_by_one.iter().all(|sampled| sampled.logprob.is_finite()));
@@ -224,7 +241,8 @@ const TOLERANCE: f32 = 0.15;
 
 #[test]
 fn logprobs_are_near_those_of_the_reference_at_every_number_of_ranks() {
-    for (name, _folder, source) in sources().into_iter().chain(repacked()) {
+    let int8 = quantised_at_load().swap_remove(0);
+    for (name, _folder, source) in sources().into_iter().chain(repacked()).chain([int8]) {
         let text = Text::new(1, 40, 0..10);
         let expected = of(
             &on_ranks(1, |shard, collective| {
@@ -257,6 +275,23 @@ fn logprobs_are_near_those_of_the_reference_at_every_number_of_ranks() {
             );
         }
     }
+}
+
+#[test]
+fn weights_are_held_in_as_few_bits_as_is_asked_for() {
+    let forms = |source: &ModelSource| -> Vec<Form> {
+        let held = serves(source, 1).unwrap();
+        held.iter().map(|held| held.form).collect()
+    };
+    let mut quantised = quantised_at_load();
+    let (int4, int8) = (quantised.swap_remove(1), quantised.swap_remove(0));
+    assert_eq!(forms(&int8.2), [Form::Int8]);
+    assert_eq!(forms(&int4.2), [Form::Int8, Form::Int4]);
+    // What is quantised stays as it is.
+    let (_, _folder, mut stored) = sources().swap_remove(3);
+    let before = serves(&stored, 1).unwrap();
+    stored.quantise(Quantization::Int4);
+    assert_eq!(serves(&stored, 1).unwrap(), before);
 }
 
 #[test]

@@ -79,6 +79,7 @@ fn read(path: &Path, file: File) -> Result<ModelSource, Flaw> {
         tokenizer: TokenizerFiles::Gguf(Box::new(tokenizer)),
         store,
         naming,
+        quantization: None,
     })
 }
 

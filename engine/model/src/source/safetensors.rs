@@ -44,6 +44,7 @@ pub(crate) fn open(folder: &Path) -> Result<ModelSource, OpenError> {
         tokenizer: TokenizerFiles::Folder(folder.to_path_buf()),
         store,
         naming,
+        quantization: None,
     })
 }
 

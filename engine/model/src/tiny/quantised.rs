@@ -21,7 +21,7 @@ struct Widths {
     head_dim: usize,
 }
 
-/// Writes a GGUF file whose matrices are of this type: 2 (`Q4_0`), 3 (`Q4_1`), 6 (`Q5_0`),
+/// Writes a GGUF file whose matrices are of this type: 1 (`F16`), 2 (`Q4_0`), 3 (`Q4_1`), 6 (`Q5_0`),
 /// 7 (`Q5_1`), 8 (`Q8_0`), or 10 to 14 (`Q2_K` to `Q6_K`). Its embedding is its output projection.
 pub(crate) fn write_quantised(folder: &Path, kind: u32) -> PathBuf {
     write_mixed(folder, |_| kind)
@@ -122,6 +122,12 @@ fn matrix(gguf: &mut Gguf, name: &str, shape: [usize; 2], kind: u32, state: &mut
     };
     if let Some(dtype) = of_k {
         let bytes = k_matrix(shape, dtype, state);
+        return gguf.raw_tensor(&format!("{name}.weight"), &shape, kind, &bytes);
+    }
+    if kind == 1 {
+        let count = shape[0] * shape[1];
+        let values: Vec<f32> = (0..count).map(|_| super::random(state) / 4.0).collect();
+        let bytes = encode(&values, Dtype::F16);
         return gguf.raw_tensor(&format!("{name}.weight"), &shape, kind, &bytes);
     }
     let (heads, code_bytes): (&[f32], usize) = match kind {
