@@ -7,13 +7,12 @@ use berth_engine_core::policy::{TenantId, Terms};
 use crate::http::error::ApiError;
 use crate::http::fields::Fields;
 
+/// Every sequence of a request has its own copy.
+const CACHE_SALT_BYTES_MAX: usize = 256;
+
 /// `first_token_ms` is ours, `user` OpenAI's, the others vLLM's.
 pub(super) fn take(fields: &mut Fields) -> Result<Terms, ApiError> {
-    let cache_salt = fields.take::<String>("cache_salt")?;
-    if cache_salt.as_ref().is_some_and(String::is_empty) {
-        let message = "`cache_salt` must not be empty";
-        return Err(ApiError::invalid("cache_salt", message));
-    }
+    let cache_salt = cache_salt(fields)?;
     let user = fields.take::<String>("user")?;
     Ok(Terms {
         priority: fields.take("priority")?.unwrap_or(0),
@@ -21,6 +20,19 @@ pub(super) fn take(fields: &mut Fields) -> Result<Terms, ApiError> {
         tenant: user.map_or_else(TenantId::default, |user| TenantId::named(&user)),
         cache_salt,
     })
+}
+
+fn cache_salt(fields: &mut Fields) -> Result<Option<String>, ApiError> {
+    let name = "cache_salt";
+    let salt = fields.take::<String>(name)?;
+    match salt.as_ref().map(String::len) {
+        Some(0) => Err(ApiError::invalid(name, "`cache_salt` must not be empty")),
+        Some(length) if length > CACHE_SALT_BYTES_MAX => Err(ApiError::invalid(
+            name,
+            format!("`cache_salt` may have {CACHE_SALT_BYTES_MAX} bytes"),
+        )),
+        _ => Ok(salt),
+    }
 }
 
 #[cfg(test)]
@@ -51,6 +63,7 @@ mod tests {
     fn wrong_terms_are_refused_by_their_name() {
         for (name, value) in [
             ("cache_salt", json!("")),
+            ("cache_salt", json!("s".repeat(257))),
             ("priority", json!("high")),
             ("first_token_ms", json!(-1)),
             ("user", json!(7)),
@@ -58,5 +71,6 @@ mod tests {
             let error = read(&json!({ name: value })).unwrap_err();
             assert_eq!(error.body()["error"]["param"], name);
         }
+        assert!(read(&json!({"cache_salt": "s".repeat(256)})).is_ok());
     }
 }
