@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::TrySendError;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use berth_engine_core::batch::{SequenceId, TokenId};
 use berth_engine_core::sampling::Sampling;
@@ -39,6 +39,8 @@ pub(crate) struct App {
     pub(crate) inbox: Inbox,
     /// What bodies and prompts may take.
     pub(crate) memory: Arc<Budget>,
+    /// How long a body may take to arrive.
+    pub(crate) slow_client_timeout: Duration,
     /// The next sequence's id.
     pub(crate) next_id: AtomicU64,
 }
@@ -122,12 +124,21 @@ impl App {
     /// # Errors
     /// When other requests have it; they end, so another try is worth it.
     pub(crate) fn take_memory(&self, bytes: usize) -> Result<Share, ApiError> {
-        self.memory.take(bytes).ok_or_else(|| {
-            self.metrics.count_rejection(Rejection::Memory);
-            ApiError::Busy(
-                "the requests that wait or run take all memory set aside for them".to_owned(),
-            )
-        })
+        self.memory.take(bytes).ok_or_else(|| self.no_memory_left())
+    }
+
+    /// Takes nothing yet.
+    pub(crate) fn check_memory(&self, bytes: usize) -> Result<(), ApiError> {
+        match self.memory.has(bytes) {
+            true => Ok(()),
+            false => Err(self.no_memory_left()),
+        }
+    }
+
+    fn no_memory_left(&self) -> ApiError {
+        self.metrics.count_rejection(Rejection::Memory);
+        let message = "the requests that wait or run take all memory set aside for them";
+        ApiError::Busy(message.to_owned())
     }
 
     /// How many tokens an answer to this prompt may have.

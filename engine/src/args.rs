@@ -69,7 +69,8 @@ pub struct ServeArgs {
     /// 429.
     #[arg(long, default_value = "512Mi", value_parser = bytes, value_name = "BYTES")]
     pub max_request_memory: u64,
-    /// Seconds that a client may take nothing of its stream before it is cut off.
+    /// Seconds that a client may take nothing of its stream before it is cut off, and that its
+    /// request's body may take to arrive.
     #[arg(long, default_value = "60", value_parser = seconds, value_name = "SECONDS")]
     pub slow_client_timeout: Duration,
     /// Show some metrics also under the names that older vLLM had for them, for older dashboards.

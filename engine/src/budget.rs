@@ -26,6 +26,11 @@ impl Budget {
         })
     }
 
+    /// Whether so much is left; another may take it first.
+    pub(crate) fn has(&self, bytes: usize) -> bool {
+        self.free_bytes.load(Ordering::Relaxed) >= bytes
+    }
+
     /// None where less is left.
     pub(crate) fn take(self: &Arc<Self>, bytes: usize) -> Option<Share> {
         let less = |free: usize| free.checked_sub(bytes);
@@ -36,6 +41,15 @@ impl Budget {
             budget: Arc::clone(self),
             bytes,
         })
+    }
+}
+
+// === impl Share ===
+
+impl Share {
+    /// Takes in another share of the same budget.
+    pub(crate) fn add(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
     }
 }
 
@@ -56,7 +70,9 @@ mod tests {
         let budget = Budget::new(10);
         let first = budget.take(6).unwrap();
         assert!(budget.take(5).is_none());
-        let second = budget.take(4).unwrap();
+        let mut second = budget.take(3).unwrap();
+        second.add(budget.take(1).unwrap());
+        assert!(budget.has(0) && !budget.has(1));
         drop(first);
         assert!(budget.take(7).is_none());
         assert!(budget.take(6).is_some());

@@ -112,6 +112,7 @@ pub(crate) fn start(
         metrics,
         inbox,
         memory: Budget::new(args.max_request_memory),
+        slow_client_timeout: args.slow_client_timeout,
         next_id: AtomicU64::new(0),
     });
     let server = http::server(listener, app, args.slow_client_timeout).map_err(Error::Start)?;

@@ -3,6 +3,8 @@
 //! The body is what OpenAI's clients read, with vLLM's types:
 //! `{"error":{"message","type","param","code"}}`, `code` being the status.
 
+use std::time::Duration;
+
 use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
 use actix_web::{HttpResponse, ResponseError};
@@ -28,6 +30,8 @@ pub(crate) enum ApiError {
     Method(String),
     #[error("the request body is longer than the {bytes_max} bytes allowed")]
     TooLarge { bytes_max: usize },
+    #[error("the request body did not arrive within {} s", .0.as_secs_f64())]
+    Slow(Duration),
     #[error("{0}; try again later")]
     Busy(String),
     #[error("{0}")]
@@ -70,6 +74,7 @@ impl ResponseError for ApiError {
             Self::UnknownModel(_) | Self::UnknownRoute(_) => StatusCode::NOT_FOUND,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Slow(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -80,6 +85,9 @@ impl ResponseError for ApiError {
         let mut response = HttpResponse::build(self.status_code());
         if matches!(self, Self::Busy(_) | Self::Unavailable(_)) {
             response.insert_header((RETRY_AFTER, RETRY_AFTER_S));
+        }
+        if matches!(self, Self::Slow(_)) {
+            response.force_close();
         }
         response.json(self.body())
     }

@@ -140,6 +140,16 @@ impl Fixture {
         stream
     }
 
+    /// Sends the head of a request whose body does not come.
+    pub(super) fn announce(&self, path: &str, body_bytes: usize) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {body_bytes}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    }
+
     /// Sends, and reads on a thread of its own.
     pub(super) fn post_held(&self, path: &str, body: &Value) -> Held {
         let (sender, receiver) = mpsc::sync_channel(1);

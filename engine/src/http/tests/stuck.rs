@@ -1,5 +1,6 @@
 //! What must not get stuck: hung steps, dead ranks, clients that do not read, memory, panics.
 
+use std::io::Read as _;
 use std::time::Duration;
 
 use actix_web::HttpResponse;
@@ -72,10 +73,11 @@ fn a_client_that_takes_nothing_is_cut_off_and_delays_nobody() {
 
 #[test]
 fn bodies_and_prompts_beyond_the_memory_for_them_are_refused_and_may_come_again() {
-    let server = Fixture::start_with(|args| args.max_request_memory = 2000);
-    let long = completion(json!({"max_tokens": 1, "nothing": "x".repeat(400)}));
-    let prompts = completion(json!({"max_tokens": 1, "n": 8, "prompt": "x".repeat(60)}));
-    for body in [long, prompts] {
+    let server = Fixture::start_with(|args| args.max_request_memory = 10_000);
+    let long = completion(json!({"max_tokens": 1, "nothing": "x".repeat(2000)}));
+    let many = completion(json!({"max_tokens": 1, "nothing": vec![0; 100]}));
+    let prompts = completion(json!({"max_tokens": 1, "n": 100, "prompt": "x".repeat(60)}));
+    for body in [long, many, prompts] {
         let refused = server.post(COMPLETIONS, &body);
         let kind = "RateLimitError";
         check_error(&refused, 429, kind, Value::Null, "memory set aside");
@@ -85,7 +87,37 @@ fn bodies_and_prompts_beyond_the_memory_for_them_are_refused_and_may_come_again(
         check_completion(&server, json!({"max_tokens": 1}), "a/length/null");
     }
     let page = server.get("/metrics").body;
-    assert!(page.contains("reason=\"memory\"} 2"), "{page}");
+    assert!(page.contains("reason=\"memory\"} 3"), "{page}");
+}
+
+#[test]
+fn a_body_that_does_not_come_holds_no_memory_and_is_given_up() {
+    let server = Fixture::start_with(|args| {
+        // What the longest body takes.
+        args.max_request_memory = 6 * (16 << 20);
+        args.slow_client_timeout = Duration::from_secs(1);
+    });
+    let mut open = server.announce(COMPLETIONS, 16 << 20);
+    let _other = server.announce(COMPLETIONS, 16 << 20);
+    check_completion(&server, json!({"max_tokens": 1}), "a/length/null");
+    open.set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    let mut answer = String::new();
+    open.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+}
+
+#[test]
+fn a_body_of_more_values_than_memory_is_set_aside_for_is_refused() {
+    let server = Fixture::start();
+    let body = format!("{{\"nothing\":[{}1]}}", "{},".repeat(1 << 18));
+    let answer = server.send("POST", COMPLETIONS, &body);
+    check_error(&answer, 400, "BadRequestError", Value::Null, "more values");
+    let body = format!(
+        "{{\"prompt\":\"hi\",\"max_tokens\":1,\"nothing\":[{}1]}}",
+        "1,".repeat(1000)
+    );
+    assert_eq!(server.send("POST", COMPLETIONS, &body).status, 200);
 }
 
 #[test]
