@@ -31,7 +31,8 @@ pub(super) async fn create(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let in_flight = app.admit()?;
-    let Body { mut fields, share } = body;
+    // The first is dropped last.
+    let Body { share, mut fields } = body;
     app.check_model(fields.take("model")?)?;
     fields.refuse_unimplemented_in_chat()?;
     let mut options = Options::take(&mut fields, Endpoint::Chat, &app.text.defaults)?;
@@ -40,10 +41,14 @@ pub(super) async fn create(
     let (text, cut) = (app.text.clone(), options.cut(&app.limits));
     let echo = options.echo;
     // Templates and tokenizers take milliseconds on long prompts: not on this thread.
-    let prompt = web::block(move || request.prompt(&text, cut, echo))
-        .await
-        .map_err(interrupted)??;
-    drop(share);
+    drop(fields);
+    let encode = move || {
+        let prompt = request.prompt(&text, cut, echo);
+        // In this order, and here: a client that leaves does not end this.
+        drop((request, share));
+        prompt
+    };
+    let prompt = web::block(encode).await.map_err(interrupted)??;
     let room = app.limits.max_model_len.saturating_sub(prompt.tokens.len());
     options
         .max_tokens

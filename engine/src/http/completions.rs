@@ -42,7 +42,8 @@ pub(super) async fn create(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let in_flight = app.admit()?;
-    let Body { mut fields, share } = body;
+    // The first is dropped last.
+    let Body { share, mut fields } = body;
     app.check_model(fields.take("model")?)?;
     fields.refuse_unimplemented_in_completions()?;
     let mut options = Options::take(&mut fields, Endpoint::Completions, &app.text.defaults)?;
@@ -60,9 +61,14 @@ pub(super) async fn create(
         cut: options.cut(&app.limits),
         app: app.clone().into_inner(),
     };
-    let encode = move || encoder.encode_all(prompts);
+    drop(fields);
+    let encode = move || {
+        let prompts = encoder.encode_all(prompts);
+        // Here, where the body's text is gone: a client that leaves does not end this.
+        drop(share);
+        prompts
+    };
     let prompts = web::block(encode).await.map_err(interrupted)??;
-    drop(share);
     let longest = prompts.iter().map(|prompt| prompt.tokens.len()).max();
     // Less than the usual where the longest prompt leaves less room.
     let room = app
