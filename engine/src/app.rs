@@ -50,7 +50,7 @@ pub(crate) struct App {
 pub(crate) struct Prompt {
     pub(crate) tokens: Vec<TokenId>,
     /// What the answer's text begins with.
-    pub(crate) echo: String,
+    pub(crate) echo: Arc<str>,
 }
 
 // === impl App ===
@@ -227,12 +227,14 @@ fn seeded(sampling: &Sampling, seed: Option<u64>, choice: usize) -> Sampling {
 }
 
 /// What the prompts of one request take while it waits and runs: for each choice once, for the
-/// scheduler's own copy once more.
+/// scheduler's own copy once more. Their echo is shared, but at last each answer has it.
 fn prompt_bytes(prompts: &[Prompt], options: &Options) -> usize {
-    let tokens: usize = prompts.iter().map(|prompt| prompt.tokens.len()).sum();
+    let one = |prompt: &Prompt| prompt.tokens.len() * size_of::<TokenId>() + prompt.echo.len();
     let copies = options.choice_count.saturating_add(1);
-    tokens
-        .saturating_mul(size_of::<TokenId>())
+    prompts
+        .iter()
+        .map(one)
+        .sum::<usize>()
         .saturating_mul(copies)
 }
 

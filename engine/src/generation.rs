@@ -61,7 +61,7 @@ pub(crate) struct Choice {
     last: Option<Instant>,
     finished: bool,
     /// What the text begins with, until the first token.
-    echo: String,
+    echo: Arc<str>,
     /// Taken when the generation starts.
     receiver: Option<mpsc::Receiver<Token>>,
 }
@@ -207,7 +207,7 @@ impl Choice {
             first: None,
             last: None,
             finished: false,
-            echo: prompt.echo.clone(),
+            echo: Arc::clone(&prompt.echo),
             receiver: Some(receiver),
         }
     }
@@ -233,7 +233,7 @@ impl Choice {
             (None, Some(reason)) => Some((reason, Value::Null)),
             (None, None) => None,
         };
-        let mut text = std::mem::take(&mut self.echo);
+        let mut text = std::mem::take(&mut self.echo).to_string();
         text.push_str(&delta.text);
         (text, end.map(|(reason, stop)| End { reason, stop }))
     }

@@ -98,7 +98,10 @@ impl ChatRequest {
             Some(last) if echo && !self.add_generation_prompt => content(last),
             _ => String::new(),
         };
-        Ok(Prompt { tokens, echo })
+        Ok(Prompt {
+            tokens,
+            echo: echo.into(),
+        })
     }
 
     fn rendered(&self, text: &ModelText) -> Result<String, ApiError> {

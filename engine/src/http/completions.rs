@@ -103,7 +103,10 @@ impl Encoder {
         } else {
             String::new()
         };
-        Ok(Prompt { tokens, echo })
+        Ok(Prompt {
+            tokens,
+            echo: echo.into(),
+        })
     }
 
     fn checked(&self, ids: Vec<TokenId>) -> Result<Vec<TokenId>, ApiError> {
