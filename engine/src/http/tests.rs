@@ -345,7 +345,7 @@ fn a_full_queue_answers_429_and_when_to_come_back() {
         server
             .get("/metrics")
             .body
-            .contains("reason=\"queue_full\"")
+            .contains("reason=\"queue_full\"} 1\n")
     );
     check_completion(&server, json!({"max_tokens": 1}), "a/length/null");
 }
@@ -365,7 +365,7 @@ fn a_client_that_leaves_frees_its_sequence() {
         let open = server.post_open(COMPLETIONS, &body);
         eventually("the step is reached", || server.model.is_held());
         drop(open);
-        let aborted = "finished_reason=\"abort\"";
+        let aborted = "finished_reason=\"abort\"} 1\n";
         eventually("the server notices", || {
             server.get("/metrics").body.contains(aborted)
         });
@@ -487,7 +487,7 @@ fn metrics_have_vllms_names_and_tell_where_ranks_run() {
     );
     has("vllm:e2e_request_latency_seconds_count");
     has("vllm:cache_config_info{model_name=\"alphabet\",engine=\"0\",block_size=\"8\"");
-    has("finished_reason=\"length\"");
+    has("finished_reason=\"length\"} 1\n");
     let rank_series = |name: &str, rank: &str| {
         format!("{name}{{model_name=\"alphabet\",engine=\"0\",rank=\"{rank}\",")
     };

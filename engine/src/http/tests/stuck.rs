@@ -49,7 +49,7 @@ fn a_rank_that_dies_is_seen_at_once_and_breaks_answers_off() {
     let kind = "ServiceUnavailableError";
     check_error(&refused, 503, kind, Value::Null, "the engine failed");
     let page = server.get("/metrics").body;
-    assert!(page.contains("finished_reason=\"error\"} 1"), "{page}");
+    assert!(page.contains("finished_reason=\"error\"} 1\n"), "{page}");
 }
 
 #[test]
