@@ -9,7 +9,7 @@
 //! It never waits for a client: a sequence whose client is gone, or takes no more, is dropped.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
@@ -99,16 +99,20 @@ pub(crate) fn spawn(
             // Probes are told before anybody else: the server may have no time left to tell.
             let lifecycle = Arc::clone(&setup.lifecycle);
             let result = catch_unwind(AssertUnwindSafe(|| run(setup, inbox)));
-            match &result {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => lifecycle.fail(describe(error)),
-                Err(_) => lifecycle.fail("the step loop panicked".to_owned()),
-            }
+            tell(&lifecycle, &result);
             if let Ok(result) = result {
                 let _ = ended.send(result);
             }
         })?;
     Ok((Inbox(submissions), ending))
+}
+
+fn tell(lifecycle: &Lifecycle, result: &thread::Result<Result<(), team::Error>>) {
+    match result {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => lifecycle.fail(describe(error)),
+        Err(_) => lifecycle.fail("the step loop panicked".to_owned()),
+    }
 }
 
 fn run(setup: Setup, inbox: Receiver<Submission>) -> Result<(), team::Error> {
@@ -149,6 +153,14 @@ impl Inbox {
 
 impl StepLoop {
     fn run(mut self) -> Result<(), team::Error> {
+        let result = catch_unwind(AssertUnwindSafe(|| self.turns()));
+        // Only then do the clients' channels close: who finds his closed finds the failure told.
+        tell(&self.lifecycle, &result);
+        drop(self);
+        result.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    fn turns(&mut self) -> Result<(), team::Error> {
         while self.take_submissions() {
             self.lifecycle.beat();
             self.drop_departed();
