@@ -29,8 +29,9 @@ pub(crate) struct Lifecycle {
     failure: OnceLock<String>,
     /// Last sign of life of the step loop, in milliseconds since `started`.
     beat_ms: AtomicU64,
-    /// How long the next one may be in coming, in milliseconds.
-    patience_ms: AtomicU64,
+    /// When the next one is late, on the same clock. One number, so that no probe joins one beat's
+    /// time to another's patience.
+    late_ms: AtomicU64,
     in_flight: AtomicUsize,
 }
 
@@ -49,7 +50,7 @@ impl Lifecycle {
             draining: AtomicBool::new(false),
             failure: OnceLock::new(),
             beat_ms: AtomicU64::new(0),
-            patience_ms: AtomicU64::new(millis(stall_timeout)),
+            late_ms: AtomicU64::new(millis(stall_timeout)),
             in_flight: AtomicUsize::new(0),
         }
     }
@@ -71,8 +72,10 @@ impl Lifecycle {
     /// Called by the step loop before a step, or whatever else may take time.
     pub(crate) fn expect_beat_within(&self, patience: Duration) {
         let patience = patience.min(self.stall_timeout);
-        self.patience_ms.store(millis(patience), Ordering::Relaxed);
-        self.beat_ms.store(self.now_ms(), Ordering::Relaxed);
+        let now_ms = self.now_ms();
+        let late_ms = now_ms.saturating_add(millis(patience));
+        self.late_ms.store(late_ms, Ordering::Relaxed);
+        self.beat_ms.store(now_ms, Ordering::Relaxed);
     }
 
     /// The longest that a step may take.
@@ -81,8 +84,7 @@ impl Lifecycle {
     }
 
     fn is_late(&self) -> bool {
-        let patience = Duration::from_millis(self.patience_ms.load(Ordering::Relaxed));
-        self.heartbeat_age() > patience
+        self.now_ms() > self.late_ms.load(Ordering::Relaxed)
     }
 
     pub(crate) fn heartbeat_age(&self) -> Duration {
@@ -169,11 +171,15 @@ mod tests {
     #[test]
     fn a_long_step_is_no_silence() {
         let lifecycle = Lifecycle::new(Duration::from_secs(60));
+        let patience_ms = || {
+            let beat_ms = lifecycle.beat_ms.load(Ordering::Relaxed);
+            lifecycle.late_ms.load(Ordering::Relaxed) - beat_ms
+        };
         lifecycle.set_loaded();
         lifecycle.expect_beat_within(Duration::from_secs(600));
-        assert_eq!(lifecycle.patience_ms.load(Ordering::Relaxed), 60_000);
+        assert_eq!(patience_ms(), 60_000);
         lifecycle.beat();
-        assert_eq!(lifecycle.patience_ms.load(Ordering::Relaxed), 1500);
+        assert_eq!(patience_ms(), 1500);
     }
 
     #[test]
