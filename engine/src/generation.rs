@@ -50,8 +50,6 @@ pub(crate) struct Choice {
     /// The request's own stop tokens: one that ended the answer is shown.
     stop_token_ids: Vec<TokenId>,
     prompt_count: usize,
-    /// Of the request.
-    choice_count: usize,
     max_tokens: usize,
     output_count: usize,
     /// Prompt tokens that did not have to be computed.
@@ -140,10 +138,14 @@ impl Generation {
         self.choices.len()
     }
 
+    /// Choices of each prompt, at least one.
+    fn per_prompt(&self) -> usize {
+        (self.choices.len() / self.asked.prompts.len().max(1)).max(1)
+    }
+
     /// The prompt that this choice answers.
     pub(crate) fn prompt(&self, index: usize) -> &[TokenId] {
-        let per_prompt = self.choices.len() / self.asked.prompts.len().max(1);
-        let prompt = self.asked.prompts.get(index / per_prompt.max(1));
+        let prompt = self.asked.prompts.get(index / self.per_prompt());
         prompt.map_or(&[], Vec::as_slice)
     }
 
@@ -151,8 +153,7 @@ impl Generation {
     pub(crate) fn usage(&self) -> Value {
         let prompt: usize = self.asked.prompts.iter().map(Vec::len).sum();
         let completion: usize = self.choices.iter().map(|choice| choice.output_count).sum();
-        let per_prompt = self.choices.len() / self.asked.prompts.len().max(1);
-        let firsts = self.choices.iter().step_by(per_prompt.max(1));
+        let firsts = self.choices.iter().step_by(self.per_prompt());
         let cached: usize = firsts.map(|choice| choice.cached_count).sum();
         json!({
             "prompt_tokens": prompt,
@@ -175,7 +176,8 @@ impl Drop for Generation {
                 .count_finished(&choice.finished(reason, self.asked.arrived));
         }
         let longest = self.choices.iter().map(|choice| choice.output_count).max();
-        self.metrics.count_longest(longest.unwrap_or(0));
+        self.metrics
+            .count_request(longest.unwrap_or(0), self.per_prompt());
     }
 }
 
@@ -199,7 +201,6 @@ impl Choice {
             detokenizer: Detokenizer::new(Arc::clone(&text.tokenizer), detokenizer_options),
             stop_token_ids: options.stop_token_ids.clone(),
             prompt_count: prompt.tokens.len(),
-            choice_count: options.choice_count,
             max_tokens,
             output_count: 0,
             cached_count: 0,
@@ -266,7 +267,6 @@ impl Choice {
             cached_count: self.cached_count,
             output_count: self.output_count,
             max_tokens: self.max_tokens,
-            choice_count: self.choice_count,
             total: arrived.elapsed(),
             inference: until_last(self.scheduled),
             decode: until_last(self.first),

@@ -202,8 +202,8 @@ impl Metrics {
         of_label(&self.rejected, ("reason", reason.label())).inc();
     }
 
-    pub(crate) fn count_longest(&self, token_count: usize) {
-        self.requests.count_longest(token_count);
+    pub(crate) fn count_request(&self, longest: usize, choice_count: usize) {
+        self.requests.count_request(longest, choice_count);
     }
 
     pub(crate) fn count_finished(&self, finished: &Finished) {

@@ -504,6 +504,16 @@ fn metrics_have_vllms_names_and_tell_where_ranks_run() {
 }
 
 #[test]
+fn a_request_of_many_answers_is_one_request() {
+    let server = Fixture::start();
+    server.post(COMPLETIONS, &completion(json!({"max_tokens": 1, "n": 3})));
+    let counted = || server.gauge("vllm:request_params_n_count");
+    eventually("counted", || counted() > Some(0.0));
+    assert_eq!(counted(), Some(1.0));
+    assert_eq!(server.gauge("vllm:request_params_n_sum"), Some(3.0));
+}
+
+#[test]
 fn metrics_are_openmetrics_for_those_who_ask() {
     let server = Fixture::start();
     let accept = "accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n";

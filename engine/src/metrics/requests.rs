@@ -24,8 +24,6 @@ pub(crate) struct Finished {
     pub(crate) output_count: usize,
     /// How long the answer could have been.
     pub(crate) max_tokens: usize,
-    /// Answers that its request asked for to each prompt.
-    pub(crate) choice_count: usize,
     /// From arrival to the last token.
     pub(crate) total: Duration,
     /// From the first step to the last token; absent when no step was reached.
@@ -92,9 +90,11 @@ impl RequestSeries {
         }
     }
 
-    /// A request of any number of answers ended.
-    pub(super) fn count_longest(&self, token_count: usize) {
-        observe(&self.longest, token_count);
+    /// A request of any number of answers ended, which asked for `choice_count` to each prompt; the
+    /// longest had so many tokens.
+    pub(super) fn count_request(&self, longest: usize, choice_count: usize) {
+        observe(&self.longest, longest);
+        observe(&self.params_n, choice_count);
     }
 
     pub(super) fn count(&self, finished: &Finished) {
@@ -107,7 +107,6 @@ impl RequestSeries {
         }
         observe(&self.generation_tokens, finished.output_count);
         observe(&self.params_max_tokens, finished.max_tokens);
-        observe(&self.params_n, finished.choice_count);
         if let Some(inference) = finished.inference {
             self.inference.observe(inference.as_secs_f64());
         }
