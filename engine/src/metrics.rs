@@ -110,7 +110,7 @@ impl Metrics {
             ),
             kv_cache_usage: gauge(r, "vllm:kv_cache_usage_perc", "KV cache in use, 1 is full"),
             preemptions: counter(r, "vllm:num_preemptions", "Sequences that had to give way"),
-            prompt_tokens: counter(r, "vllm:prompt_tokens", "Prompt tokens computed"),
+            prompt_tokens: counter(r, "vllm:prompt_tokens", "Prompt tokens, computed or found"),
             generation_tokens: counter(r, "vllm:generation_tokens", "Tokens generated"),
             rejected: rejected(r),
             step_tokens: histogram(
@@ -160,8 +160,8 @@ impl Metrics {
         self
     }
 
-    /// A prompt's tokens, once its first token is there.
-    /// `cached_count` of its tokens were found in the prefix cache.
+    /// Once an answer's first token is there: its prompt had `token_count`, of which `cached_count`
+    /// were found in the prefix cache.
     pub(crate) fn count_prompt(&self, token_count: usize, cached_count: usize) {
         self.prompt_tokens.inc_by(token_count as u64);
         let computed_count = token_count.saturating_sub(cached_count);
