@@ -53,7 +53,10 @@ pub(super) async fn create(
     options
         .max_tokens
         .or_at_most(app.text.defaults.max_tokens, room);
-    let generation = app.generate(in_flight, vec![prompt], &options).await?;
+    let generation = app
+        .generate(in_flight, vec![prompt], &options)
+        .await
+        .map_err(ApiError::of_chat)?;
     header.respond(generation, &options).await
 }
 

@@ -50,6 +50,16 @@ impl ApiError {
         }
     }
 
+    /// What is said of a prompt is said of the messages that it was made of.
+    pub(crate) fn of_chat(mut self) -> Self {
+        if let Self::Invalid { param, .. } = &mut self
+            && param.as_deref() == Some("prompt")
+        {
+            *param = Some("messages".to_owned());
+        }
+        self
+    }
+
     /// The body, for an error that comes in the middle of a stream too.
     pub(crate) fn body(&self) -> Value {
         let status = self.status_code();

@@ -264,6 +264,14 @@ fn prompts_bodies_and_paths_that_cannot_be_used_are_refused() {
         "prompt".into(),
         "300 tokens",
     );
+    let messages = json!([{"role": "user", "content": "x".repeat(300)}]);
+    check(
+        &server.post(CHAT, &chat(json!({ "messages": messages }))),
+        400,
+        bad,
+        "messages".into(),
+        "tokens",
+    );
     let foreign = completion(json!({"prompt": [12345]}));
     check(
         &server.post(COMPLETIONS, &foreign),

@@ -325,7 +325,7 @@ def errors_have_the_clients_classes_and_name_the_field():
     refused(bad, lambda: chat(top_logprobs=2), "top_logprobs", 400)
     refused(bad, lambda: chat(stop=["a"] * 5), "stop", 400)
     refused(bad, lambda: chat(response_format={"type": "json_object"}), "response_format", 400)
-    refused(bad, lambda: chat("word " * 3000), "prompt", 400)
+    refused(bad, lambda: chat("word " * 3000), "messages", 400)
     refused(bad, lambda: complete([10**6]), "prompt", 400)
     refused(bad, lambda: complete(logit_bias={"999999": 1}), "logit_bias", 400)
     refused(bad, lambda: complete(suffix="x"), "suffix", 400)
