@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{Server, ServiceRequest, ServiceResponse};
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::error::InternalError;
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::rt::net::TcpStream;
 use actix_web::web::{self, Data};
@@ -143,11 +144,24 @@ async fn with_request_id<B: MessageBody + 'static>(
         .filter(|id| is_request_id(id))
         .map_or_else(random_id, str::to_owned);
     request.extensions_mut().insert(RequestId(id.clone()));
-    let mut response = next.call(request).await?;
-    if let Ok(id) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(REQUEST_ID, id);
+    match next.call(request).await {
+        Ok(mut response) => {
+            insert_request_id(response.headers_mut(), &id);
+            Ok(response)
+        }
+        // The server makes its answer of the error: of this one now.
+        Err(error) => {
+            let mut response = error.error_response();
+            insert_request_id(response.headers_mut(), &id);
+            Err(InternalError::from_response(error, response).into())
+        }
     }
-    Ok(response)
+}
+
+fn insert_request_id(headers: &mut HeaderMap, id: &str) {
+    if let Ok(id) = HeaderValue::from_str(id) {
+        headers.insert(REQUEST_ID, id);
+    }
 }
 
 pub(crate) fn is_request_id(id: &str) -> bool {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::fixture::Fixture;
 use super::{COMPLETIONS, check_completion, check_error, completion, endless, eventually};
-use crate::http::{Routes, survive_panics};
+use crate::http::{Routes, survive_panics, with_request_id};
 
 #[test]
 fn a_step_that_hangs_is_seen_long_before_the_longest_that_a_step_may_take() {
@@ -128,6 +128,7 @@ fn a_panic_ends_its_own_request_with_an_answer() {
     actix_web::rt::System::new().block_on(async {
         let routes = Routes::new()
             .wrap(from_fn(survive_panics))
+            .wrap(from_fn(with_request_id))
             .route("/panics", web::get().to(panics))
             .route("/answers", web::get().to(HttpResponse::Ok));
         let app = init_service(routes).await;
@@ -135,7 +136,9 @@ fn a_panic_ends_its_own_request_with_an_answer() {
             let request = TestRequest::get().uri("/panics").to_request();
             // The server makes an answer of it.
             let error = try_call_service(&app, request).await.unwrap_err();
-            assert_eq!(error.error_response().status(), 500);
+            let answer = error.error_response();
+            assert_eq!(answer.status(), 500);
+            assert!(answer.headers().contains_key("x-request-id"));
         }
         let request = TestRequest::get().uri("/answers").to_request();
         assert_eq!(call_service(&app, request).await.status(), 200);
