@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 const FILE: &str = "generation_config.json";
 /// Real ones have a few hundred.
@@ -16,6 +17,7 @@ const BYTES_MAX: u64 = 1 << 20;
 pub(crate) struct Defaults {
     pub(crate) temperature: Option<f32>,
     pub(crate) top_p: Option<f32>,
+    #[serde(default, deserialize_with = "top_k")]
     pub(crate) top_k: Option<u32>,
     pub(crate) min_p: Option<f32>,
     pub(crate) repetition_penalty: Option<f32>,
@@ -103,6 +105,16 @@ impl Defaults {
     }
 }
 
+/// -1 keeps all, as 0 does, and as in a request.
+fn top_k<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let number = |top_k| match top_k {
+        -1 => Ok(0),
+        top_k => u32::try_from(top_k).map_err(|_| D::Error::custom("`top_k` is out of range")),
+    };
+    let top_k = Option::<i64>::deserialize(deserializer)?;
+    top_k.map(number).transpose()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +137,13 @@ mod tests {
             ..Defaults::default()
         };
         assert_eq!(read(text).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_top_k_of_minus_one_keeps_all() {
+        assert_eq!(read(r#"{"top_k": -1}"#).unwrap().top_k, Some(0));
+        assert_eq!(read(r#"{"top_k": null}"#).unwrap().top_k, None);
+        assert!(read(r#"{"top_k": -2}"#).is_err());
     }
 
     #[test]
