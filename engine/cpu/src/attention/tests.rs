@@ -165,7 +165,7 @@ fn check_formula(text: &Text, found: &[Vec<f32>]) {
         for (found, expected) in row.iter().zip(text.expected(position)) {
             let error = (f64::from(*found) - expected).abs();
             assert!(
-                error <= 2e-6,
+                error <= 1e-5,
                 "position {position}: {found} is not {expected}"
             );
         }

@@ -221,7 +221,7 @@ impl Aligned {
             let name = bound[dice.below(bound.len())].as_str();
             let pod = reached(client, name, "Running", PATIENCE).await?;
             if let Given::Swapped { promised, given } = self.dgx.given(&pod).await? {
-                self.is_reported(name)?;
+                self.is_reported(name).await?;
                 swaps.push((name.to_owned(), promised, given));
             }
             delete_pod(client, name).await?;
@@ -245,12 +245,24 @@ impl Aligned {
     }
 
     /// The kubelet knows sooner than the extender that GPUs are free, and may prefer them.
-    fn is_reported(&self, name: &str) -> Result<()> {
-        let of_pod = format!("pod=\"{}/{name}\"", pods::NAMESPACE);
-        let line = format!("given, not as promised resource=\"{RESOURCE}\" {of_pod}");
-        let said = self.dgx.agent.times_said(&line)?;
-        ensure!(said > 0, "the agent does not say that {name} was swapped");
-        Ok(())
+    ///
+    /// The agent says it at once, or where it could not know whose the devices were, once the kubelet's book
+    /// tells.
+    async fn is_reported(&self, name: &str) -> Result<()> {
+        let of_pod = format!("resource=\"{RESOURCE}\" pod=\"{}/{name}\"", pods::NAMESPACE);
+        let lines = [
+            "given, not as promised",
+            "has other devices than it was promised",
+        ];
+        eventually("the agent to say who was swapped", PATIENCE, async || {
+            let mut said = 0;
+            for line in lines {
+                said += self.dgx.agent.times_said(&format!("{line} {of_pod}"))?;
+            }
+            ensure!(said > 0, "the agent does not say that {name} was swapped");
+            Ok(())
+        })
+        .await
     }
 
     async fn is_given_as_foreseen(&self, ask: Ask) -> Result<()> {
